@@ -1,0 +1,174 @@
+"""What scores.json says: criterion means and overalls, figures by kind, what was learnt, and the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kiwi.benchmark.edits import RESULT, SWAPPED_REFERENCE, WRONG_INSTRUCTION, WRONG_LATENTS
+from kiwi.benchmark.metrics import SampleMetrics
+from kiwi.benchmark.rubric import ALL_CRITERIA
+from kiwi.benchmark.samples import BenchmarkSample
+
+CONTROLS = (WRONG_INSTRUCTION, SWAPPED_REFERENCE, WRONG_LATENTS)
+
+
+@dataclass
+class Outcome:
+    """What is known of one model's edits: capped scores by sample, figures by (arm, sample), and what failed."""
+
+    samples: list[BenchmarkSample]
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    figures: dict[tuple[str, str], SampleMetrics] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+
+def averaged(outcome: Outcome) -> dict[str, Any]:
+    """Criterion means and both overalls, 1-5, over what could be judged.
+
+    `overall` is the paper's: criteria with equal weight, whatever the number of samples that each was asked of.
+    `overall_sample_weighted` is the authors' script's: the mean over samples of the mean of their three criteria.
+    `overall_reference` is the former over reference-guided samples alone, the form of RefVIE-Bench. Criteria that no
+    sample was asked for are left out and named in `criteria_missing`; an overall of nothing is None.
+    """
+    criteria = _criterion_means(list(outcome.scores.values()))
+    guided = {each.sample_id for each in outcome.samples if each.group != "instruction"}
+    by_reference = _criterion_means([scores for name, scores in outcome.scores.items() if name in guided])
+    return {
+        "overall": mean(criteria.values()),
+        "overall_sample_weighted": mean(mean_of(scores) for scores in outcome.scores.values()),
+        "overall_reference": mean(by_reference.values()),
+        "criteria": {name: round(value, 4) for name, value in criteria.items()},
+        "criteria_missing": [name for name in ALL_CRITERIA if name not in criteria],
+        "samples": len(outcome.samples),
+        "coverage": round(len(outcome.scores) / len(outcome.samples), 4) if outcome.samples else 0.0,
+    }
+
+
+def _criterion_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    means: dict[str, float] = {}
+    for name in ALL_CRITERIA:
+        values = [row[name] for row in rows if name in row]
+        if values:
+            means[name] = sum(values) / len(values)
+    return means
+
+
+def mean_of(scores: Mapping[str, float]) -> float:
+    return sum(scores.values()) / len(scores)
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean to four places; None of no values."""
+    listed = list(values)
+    return round(sum(listed) / len(listed), 4) if listed else None
+
+
+def of_kind(outcome: Outcome, kind: str) -> dict[str, Any]:
+    """One kind's figures: PSNR of edit and copy in dB, accuracy (left out where it cannot be told), its criteria."""
+    samples = [sample for sample in outcome.samples if sample.kind == kind]
+    names = [sample.sample_id for sample in samples]
+    scores = [outcome.scores[name] for name in names if name in outcome.scores]
+    return {
+        "group": samples[0].group,
+        "rubric": samples[0].rubric,
+        "samples": len(samples),
+        "judged": len(scores),
+        "overall": mean(mean_of(each) for each in scores),
+        "criteria": {name: round(value, 4) for name, value in _criterion_means(scores).items()},
+        **_figures(outcome, RESULT, names),
+    }
+
+
+def _figures(outcome: Outcome, arm: str, names: Iterable[str]) -> dict[str, float]:
+    """Means over those of `names` that were measured; a figure that nothing was measured for is left out."""
+    found = [outcome.figures[arm, name] for name in names if (arm, name) in outcome.figures]
+    said = {
+        name: mean(getattr(each, name) for each in found)
+        for name in ("psnr_full", "psnr_edit", "copy_psnr_full", "copy_psnr_edit")
+    }
+    said["accuracy"] = mean(float(each.accurate) for each in found if each.accurate is not None)
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def learning(outcome: Outcome) -> dict[str, float]:
+    """What was learnt, on held-out samples: PSNR in dB and its gain over a copy, accuracies 0-1, and the controls.
+
+    Accuracies under a control are against the *right* answer: low means that the model follows what it was given.
+    `background_reference_loss_db` is the full PSNR that background references lose under another one's latents.
+    Figures that the samples cannot give (the user's own pairs have no answers) are left out.
+    """
+    every = [sample.sample_id for sample in outcome.samples]
+    figures = _figures(outcome, RESULT, every)
+    figures.pop("accuracy", None)
+    for name in ("psnr_full", "psnr_edit"):
+        if name in figures:
+            figures[f"{name}_gain"] = round(figures[name] - figures[f"copy_{name}"], 4)
+    for kind in dict.fromkeys(sample.kind for sample in outcome.samples):
+        names = [sample.sample_id for sample in outcome.samples if sample.kind == kind]
+        result = _figures(outcome, RESULT, names)
+        if "accuracy" in result:
+            figures[f"accuracy_{kind}"] = result["accuracy"]
+    for arm in (WRONG_INSTRUCTION, SWAPPED_REFERENCE):
+        control = _figures(outcome, arm, every)
+        if "accuracy" in control:
+            figures[f"accuracy_{arm}"] = control["accuracy"]
+    both = [name for name in every if (RESULT, name) in outcome.figures and (WRONG_LATENTS, name) in outcome.figures]
+    if both:
+        right, wrong = _figures(outcome, RESULT, both), _figures(outcome, WRONG_LATENTS, both)
+        figures["background_reference_loss_db"] = round(right["psnr_full"] - wrong["psnr_full"], 4)
+    return figures
+
+
+def controls(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """Figures of each control that was run, held against the right answer and the right truth."""
+    said: dict[str, dict[str, Any]] = {}
+    for arm in CONTROLS:
+        names = [name for made, name in outcome.figures if made == arm]
+        if names:
+            kinds = sorted({sample.kind for sample in outcome.samples if sample.sample_id in set(names)})
+            said[arm] = {"kinds": kinds, "samples": len(names), **_figures(outcome, arm, names)}
+    return said
+
+
+def first_of_each_kind(outcome: Outcome, number: int) -> Outcome:
+    """The same outcome for the first `number` samples of each kind, to compare with stages that edited only those."""
+    kept: list[BenchmarkSample] = []
+    for kind in dict.fromkeys(sample.kind for sample in outcome.samples):
+        kept += [sample for sample in outcome.samples if sample.kind == kind][:number]
+    names = {sample.sample_id for sample in kept}
+    return Outcome(
+        kept,
+        {name: scores for name, scores in outcome.scores.items() if name in names},
+        {(arm, name): each for (arm, name), each in outcome.figures.items() if name in names and arm == RESULT},
+        [failure for failure in outcome.failures if failure["id"] in names],
+    )
+
+
+def champion_side(said: Mapping[str, Any] | None, outcome: Outcome | None) -> dict[str, Any] | None:
+    """The champion's side of the comparison: recorded scores, scores of this run, or why there are none."""
+    if said is None:
+        return None
+    about = {"name": said["name"], "version": said["version"], "unmeasured": said["unmeasured"]}
+    if said["recorded"] is not None:
+        return about | {"scores_from": "record"} | dict(said["recorded"])
+    if outcome is None:
+        return about | {"scores_from": None, "overall": None, "criteria": {}}
+    return about | {"scores_from": "this run"} | averaged(outcome)
+
+
+def per_sample(outcome: Outcome, champion: Outcome | None) -> list[dict[str, Any]]:
+    """One row a sample: its criteria, its mean, and the champion's mean where it edited here."""
+    rows: list[dict[str, Any]] = []
+    for sample in outcome.samples:
+        name = sample.sample_id
+        scores = outcome.scores.get(name)
+        row: dict[str, Any] = {"id": name, "kind": sample.kind, "criteria": None, "overall": None}
+        if scores is not None:
+            row["criteria"] = {criterion: round(value, 4) for criterion, value in scores.items()}
+            row["overall"] = round(mean_of(scores), 4)
+        if champion is not None and name in champion.scores:
+            row["champion_overall"] = round(mean_of(champion.scores[name]), 4)
+        rows.append(row)
+    return rows

@@ -1,0 +1,187 @@
+"""The live view of a run: tasks, shards, rows, rates and losses, read from the tasks' own records."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kiwi.configuration import RunConfiguration
+from kiwi.tracking import TaskRecord, read_records
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REFRESH_SECONDS = 0.25
+SIGNS = {
+    "pending": "[dim]·[/]",
+    "running": "[yellow]▶[/]",
+    "finished": "[green]✓[/]",
+    "failed": "[red]✗[/]",
+    "killed": "[red]✗[/]",
+}
+BEFORE = (
+    ("plan_shards", "Plan shards"),
+    ("ingest", "Open and check media"),
+    ("score", "Score edits"),
+    ("ground", "Find the region"),
+    ("segment", "Outline it"),
+    ("synthesize", "Make references"),
+    ("verify", "Verify references"),
+    ("deduplicate", "Deduplicate"),
+    ("publish_dataset", "Publish the dataset"),
+    ("cache_latents", "Cache latents"),
+)
+AFTER = (
+    ("run_benchmark", "Edit the benchmark"),
+    ("judge", "Judge the edits"),
+    ("register_model", "Register the challenger"),
+    ("report", "Draw the report"),
+    ("decide", "Decide"),
+    ("promote", "Promote"),
+    ("hold", "Hold"),
+    ("finish", "Close the run"),
+)
+VERDICTS = ("promote", "hold")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One task of the view, its shards taken together. `seconds` from the first start to the last end."""
+
+    name: str
+    title: str
+    state: str
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    seconds: float = 0.0
+    note: str = ""
+    loss: float | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.done / self.seconds if self.seconds > 0.5 else 0.0
+
+
+def watch(root: Path, attempt: str, configuration: RunConfiguration, process: subprocess.Popen[bytes]) -> None:
+    """Shows the run until its process ends: a live table on a terminal, plain lines elsewhere; both on stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        from rich.live import Live
+
+        started = time.time()
+        with Live(console=console, refresh_per_second=4, transient=False) as live:
+            while True:
+                ended = process.poll() is not None
+                live.update(table(lines(read_records(root, attempt), configuration), time.time() - started))
+                if ended:
+                    return
+                time.sleep(REFRESH_SECONDS)
+    told: dict[str, str] = {}
+    while True:
+        ended = process.poll() is not None
+        for line in lines(read_records(root, attempt), configuration):
+            if line.state != "pending" and told.get(line.name) != line.state:
+                told[line.name] = line.state
+                print(_plain(line), file=sys.stderr, flush=True)
+        if ended:
+            return
+        time.sleep(REFRESH_SECONDS)
+
+
+def lines(records: Sequence[TaskRecord], configuration: RunConfiguration) -> list[Line]:
+    """All tasks in the pipeline's order, those to come as pending; of promote and hold only the one that ran."""
+    titles = dict(BEFORE)
+    titles.update({f"train_{stage.name}": f"Train {stage.name}" for stage in configuration.stages})
+    titles.update(AFTER)
+    for record in records:
+        titles.setdefault(record.name, record.name)
+    grouped = {name: [record for record in records if record.name == name] for name in titles}
+    shards = 1 + max((record.shard or 0 for record in records), default=0)
+    return [
+        _line(name, titles[name], group, shards) for name, group in grouped.items() if group or name not in VERDICTS
+    ]
+
+
+def _line(name: str, title: str, group: list[TaskRecord], shards: int) -> Line:
+    if not group:
+        return Line(name, title, "pending")
+    states = {record.status for record in group}
+    state = next((state for state in ("failed", "killed", "running") if state in states), "finished")
+    if state == "finished" and group[0].shard is not None and len(group) < shards:
+        state = "running"
+    started = min(record.started for record in group)
+    ended = max((record.finished or time.time()) if state != "running" else time.time() for record in group)
+    progress = [record.progress for record in group if record.progress]
+    newest = max(group, key=lambda record: record.heard)
+    note = next((record.error for record in group if record.error), "") or (newest.notes[-1] if newest.notes else "")
+    if not note and progress:
+        note = str(progress[-1]["note"])
+    loss = newest.curves.get("loss")
+    return Line(
+        name,
+        title,
+        state,
+        done=sum(int(entry["done"]) for entry in progress),
+        total=sum(int(entry["total"]) for entry in progress),
+        unit=str(progress[-1]["unit"]) if progress else "",
+        seconds=ended - started,
+        note=note,
+        loss=loss[-1][1] if loss else newest.metrics.get("loss"),
+    )
+
+
+def table(rows: Sequence[Line], elapsed: float) -> Table:
+    """The view as a rich table."""
+    from rich.markup import escape
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    view = Table(box=None, pad_edge=False, show_header=False, title_justify="left", padding=(0, 1))
+    for style in ({}, {"min_width": 24}, {"width": 16}, {"justify": "right"}, {"justify": "right"}, {"ratio": 1}):
+        view.add_column(no_wrap=True, **style)
+    for row in rows:
+        dim = "[dim]" if row.state == "pending" else ""
+        bar = ProgressBar(row.total, min(row.done, row.total), width=16) if row.total and row.state == "running" else ""
+        view.add_row(
+            SIGNS[row.state],
+            f"{dim}{escape(row.title)}",
+            bar,
+            _count(row),
+            "" if row.state == "pending" else clock(row.seconds),
+            escape(_remark(row)),
+        )
+    view.add_row("", "", "", "", f"[bold]{clock(elapsed)}[/]", "")
+    return view
+
+
+def clock(seconds: float) -> str:
+    """65.2 -> 1:05; under a minute 7.2 s."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _count(row: Line) -> str:
+    if not row.total:
+        return ""
+    count = f"{row.done:,}/{row.total:,} {row.unit}" if row.state == "running" else f"{row.total:,} {row.unit}"
+    return f"{count} {row.rate:,.0f}/s" if row.rate >= 1 else count
+
+
+def _remark(row: Line) -> str:
+    parts = [f"loss {row.loss:.4f}"] if row.loss is not None else []
+    return "  ".join([*parts, row.note] if row.note else parts)
+
+
+def _plain(row: Line) -> str:
+    if row.state == "running":
+        return f"> {row.title}"
+    sign = "ok" if row.state == "finished" else row.state
+    said = "  ".join(part for part in (_count(row), clock(row.seconds), _remark(row)) if part)
+    return f"  {row.title}: {sign}  {said}"

@@ -1,0 +1,124 @@
+"""`kiwi model`: the registry: list, show, promote, rollback, history."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="The model registry: list, show, promote, rollback, history.", no_args_is_help=True)
+
+WORKDIR = Path("runs/demo")
+Workdir = Annotated[Path, typer.Option(help="The run whose registry is meant.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
+Name = Annotated[str | None, typer.Option("--model", help="The registered model; default: the run's.")]
+Uri = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow; default: the run's.")]
+Reason = Annotated[str, typer.Option(help="A sentence for the history.")]
+
+
+@app.command("list")
+def list_(workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None, as_json: AsJson = False) -> None:
+    """All versions with their aliases and scores, newest first."""
+    from kiwi.registry import list_versions
+
+    rows = []
+    for version in list_versions(*registered(workdir, name, uri)):
+        scores = version.scores or {}
+        rows.append(
+            {
+                "name": version.name,
+                "version": version.version,
+                "aliases": list(version.aliases),
+                "overall": scores.get("overall"),
+                "dataset": version.tags.get("dataset.version", ""),
+                "registered": datetime.fromtimestamp(version.created).isoformat(" ", "seconds"),
+            }
+        )
+    _print_rows(rows, as_json)
+
+
+@app.command()
+def show(
+    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
+    workdir: Workdir = WORKDIR,
+    name: Name = None,
+    uri: Uri = None,
+) -> None:
+    """One version: where it came from, what it scored (JSON)."""
+    from kiwi.registry import show as show_version
+
+    print(json.dumps(show_version(*registered(workdir, name, uri), version).as_dict(), indent=1, ensure_ascii=False))
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="The version or alias to promote.")] = "challenger",
+    reason: Reason = "",
+    force: Annotated[bool, typer.Option("--force", help="Also a version that the gate held back.")] = False,
+    workdir: Workdir = WORKDIR,
+    name: Name = None,
+    uri: Uri = None,
+) -> None:
+    """Makes a version the champion; the former one becomes `previous`."""
+    from kiwi.registry import promote as promote_version
+
+    changed = promote_version(*registered(workdir, name, uri), version, why=reason, force=force)
+    print(f"{changed.name}: champion is version {changed.version}")
+
+
+@app.command()
+def rollback(reason: Reason = "", workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None) -> None:
+    """Makes the previous champion the champion again."""
+    from kiwi.registry import rollback as roll_back
+
+    changed = roll_back(*registered(workdir, name, uri), why=reason)
+    print(f"{changed.name}: champion is version {changed.version}")
+
+
+@app.command()
+def history(workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None, as_json: AsJson = False) -> None:
+    """Who changed an alias, when, why, from what to what; oldest first."""
+    from kiwi.registry import history as read_history
+
+    rows = [entry.as_dict() for entry in read_history(*registered(workdir, name, uri))]
+    shown = ("at", "action", "version", "champion_before", "champion_after", "who", "why")
+    _print_rows(rows if as_json else [{key: row[key] for key in shown} for row in rows], as_json)
+
+
+def registered(workdir: Path, name: str | None, uri: str | None) -> tuple[str, str]:
+    """(MLflow's address, the model's name): as given, and for the rest those of the run in `workdir`."""
+    if name and uri:
+        return uri, name
+    from kiwi.cli.stored import stored_configuration
+    from kiwi.tracking import tracking_uri
+
+    configuration = stored_configuration(workdir)
+    return uri or tracking_uri(configuration), name or configuration.model_name
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        print("nothing yet")
+        return
+    view = Table(*rows[0])
+    for row in rows:
+        view.add_row(*(escape(_text(value)) for value in row.values()))
+    Console().print(view)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

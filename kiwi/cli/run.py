@@ -1,0 +1,276 @@
+"""`kiwi run`: the end-to-end pipeline on this machine, watched from the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from kiwi.errors import KiwiError, UsageError
+
+if TYPE_CHECKING:
+    from kiwi.configuration import RunConfiguration
+    from kiwi.runs import Attempt
+
+LATER = {
+    "docker": "the docker backend comes with a later release",
+    "kfp": "the kfp backend (submission to a cluster) comes with a later release",
+}
+GRACE_SECONDS = 5.0
+REFRESH_SECONDS = 0.25
+
+
+def run(
+    preset: Annotated[str, typer.Option(help="The configuration to start from.")] = "tiny",
+    pairs: Annotated[Path | None, typer.Option(help="Your own pairs: a CSV, or a folder with pairs.csv.")] = None,
+    backend: Annotated[str, typer.Option(help="local, docker or kfp.")] = "local",
+    workdir: Annotated[Path, typer.Option(help="The run's work folder; a second run there resumes.")] = Path(
+        "runs/demo"
+    ),
+    summary: Annotated[Path | None, typer.Option(help="Where to write the summary as JSON.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. curation.min_score=5.")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow; default: SQLite beside the work folder.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of one task.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+) -> None:
+    """Pairs in, a dataset version, a trained and judged model, and a report to look at."""
+    from kiwi.runs import claim
+
+    check_backend(backend)
+    configuration = configure(preset, pairs, workdir, seed, override or [], tracking_uri, threads)
+    check_summary(summary)
+    try:
+        with _stopped_by_signals(), claim(configuration, backend) as attempt:
+            conduct(attempt, summary, as_json)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def check_backend(backend: str) -> None:
+    """Raises UsageError for a backend that is unknown or not in this release."""
+    if backend in LATER:
+        raise UsageError(LATER[backend], "use --backend local; `kiwi pipeline compile` writes the YAML for a cluster")
+    if backend != "local":
+        raise UsageError(f"no backend {backend!r}", "backends: local")
+
+
+def configure(
+    preset: str,
+    pairs: Path | None,
+    workdir: Path,
+    seed: int,
+    overrides: list[str],
+    tracking_uri: str | None,
+    threads: int,
+) -> RunConfiguration:
+    """The run's configuration; the pairs are listed once, so that a bad list is refused before anything starts."""
+    from kiwi.presets import build
+
+    root = workdir.absolute()
+    store = f"sqlite:///{root.parent / 'tracking' / 'mlflow.db'}"
+    configuration = build(
+        preset,
+        workspace=root,
+        tracking_uri=tracking_uri or store,
+        pairs=pairs.absolute() if pairs else None,
+        seed=seed,
+        threads=threads,
+        overrides=overrides,
+    )
+    if pairs:
+        from kiwi.sources.listing import list_pairs
+
+        list_pairs(configuration.source)
+    return configuration
+
+
+def check_summary(summary: Path | None) -> None:
+    """Raises UsageError where the summary could not be written after hours of work."""
+    if summary is None:
+        return
+    if summary.is_dir():
+        raise UsageError(f"--summary {summary} is a folder", "name a file")
+    parent = next(folder for folder in [*summary.absolute().parents] if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"--summary {summary} cannot be written", f"{parent} is not a folder that you can write to")
+
+
+def conduct(attempt: Attempt, summary: Path | None, as_json: bool) -> None:
+    """Starts the pipeline's process, watches it to its end, and says how it ended."""
+    from kiwi.cli.live import watch
+    from kiwi.runs import record_end
+
+    workspace = attempt.workspace
+    _greet(attempt)
+    process = _start(attempt)
+    try:
+        watch(workspace.root, attempt.id, attempt.configuration, process)
+    except KeyboardInterrupt:
+        _end_group(process)
+        record_end(workspace, "interrupted")
+        _stop(attempt)
+    finally:
+        _end_group(process)
+        shutil.rmtree(workspace.root / "tmp", ignore_errors=True)
+        shutil.rmtree(workspace.root / "kfp", ignore_errors=True)
+    if process.returncode != 0:
+        record_end(workspace, "failed")
+        raise failure(attempt)
+    record_end(workspace, "finished")
+    _finish(attempt, summary, as_json)
+
+
+def failure(attempt: Attempt) -> KiwiError:
+    """What failed and why, from the records; from the log where no task got as far as a record."""
+    from kiwi.tracking import read_records
+
+    log = log_file(attempt)
+    records = read_records(attempt.workspace.root, attempt.id)
+    broken = [record for record in records if record.status in ("failed", "killed")]
+    report = attempt.workspace.report
+    seen = f"; what there is so far: {report}" if report.exists() else ""
+    remedy = f"log: {log}{seen}\n  run the same command again when the cause is removed: finished work is kept"
+    if not broken:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        cause = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no output")
+        return KiwiError(f"the pipeline failed: {cause}", remedy)
+    first = min(broken, key=lambda record: record.finished or time.time())
+    why = first.error or ("its process was killed (out of memory?)" if first.status == "killed" else "unknown")
+    return KiwiError(f"{first.label} failed: {_whole_message(log, why)}", remedy)
+
+
+def _whole_message(log: Path, first_line: str) -> str:
+    """The error as the task's traceback shows it: a funnel and a remedy may follow its first line."""
+    kind, _, text = first_line.partition(": ")
+    lines = log.read_text(errors="replace").splitlines()
+    for index in range(len(lines) - 1, -1, -1):
+        if text and lines[index].endswith(text) and f"{kind}: " in lines[index]:
+            rest = []
+            indent = " " * (len(lines[index]) - len(lines[index].lstrip()))  # KFP's, of whatever depth
+            for line in lines[index + 1 :]:
+                if not line.strip() or "finished with status" in line:
+                    break
+                rest.append(line.removeprefix(indent))
+            return "\n".join([text, *rest])
+    return text or first_line
+
+
+def log_file(attempt: Attempt) -> Path:
+    return attempt.workspace.root / "logs" / "kfp.log"
+
+
+def _greet(attempt: Attempt) -> None:
+    root = attempt.workspace.root
+    said = {
+        "new": f"New run in {root}",
+        "resumed": f"Resuming the unfinished run in {root}: what was finished is kept",
+        "again": f"Another attempt in {root}: what is unchanged is reused, the model is judged and decided on anew",
+    }
+    print(f"{said[attempt.kind]}  ({attempt.id})", file=sys.stderr, flush=True)
+
+
+def _start(attempt: Attempt) -> subprocess.Popen[bytes]:
+    root = attempt.workspace.root
+    log = log_file(attempt)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    temporary = root / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    threads = attempt.configuration.threads
+    named = ("OMP", "OPENBLAS", "MKL", "NUMEXPR")
+    environment = {
+        **os.environ,
+        **{f"{name}_NUM_THREADS": str(threads) for name in named},
+        "POLARS_MAX_THREADS": str(threads),
+        "OPENCV_FOR_THREADS_NUM": str(threads),
+        "KIWI_SHARD_THREADS": str(max(1, threads // 2)),
+        "KIWI_PROFILE": "local",
+        "KIWI_RUN_ID": attempt.id,
+        "TMPDIR": str(temporary),
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    environment.pop("KIWI_IMAGE", None)
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.local", str(root), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends the pipeline's process and all that it started: asks, waits, then kills."""
+    for signum, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
+        if not _group_lives(process):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signum)
+        until = time.monotonic() + seconds
+        while _group_lives(process) and time.monotonic() < until:
+            time.sleep(0.05)
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop a run as Ctrl-C does."""
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _stop(attempt: Attempt) -> NoReturn:
+    from kiwi.tracking import TrackingError, send
+
+    print("Stopped. The same command resumes from what was finished.", file=sys.stderr, flush=True)
+    os.environ["KIWI_RUN_ID"] = attempt.id
+    with contextlib.suppress(TrackingError):
+        send(attempt.configuration, "failed")
+    raise typer.Exit(130)
+
+
+def _finish(attempt: Attempt, summary: Path | None, as_json: bool) -> None:
+    from kiwi.cli.verdict import print_verdict
+
+    written = attempt.workspace.summary
+    if summary is not None and summary.absolute() != written:
+        summary.parent.mkdir(parents=True, exist_ok=True)
+        temporary = summary.with_name(f".{summary.name}.{os.getpid()}.tmp")
+        shutil.copyfile(written, temporary)
+        os.replace(temporary, summary)
+    print_verdict(attempt.workspace, to_stderr=as_json)
+    if as_json:
+        print(written.read_text())

@@ -1,0 +1,71 @@
+"""Licences of the sources added up: what may be done with a dataset that mixes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a licence asks. `known` is False for one that this table does not hold: then nothing is promised."""
+
+    known: bool
+    commercial: bool
+    share_alike: bool
+    attribution: bool
+
+
+_OPEN = Terms(known=True, commercial=True, share_alike=False, attribution=True)
+_FREE = Terms(known=True, commercial=True, share_alike=False, attribution=False)
+_UNKNOWN = Terms(known=False, commercial=False, share_alike=False, attribution=True)
+
+
+def terms_of(licence: str) -> Terms:
+    """The terms of a licence by its usual names ("CC BY-NC-SA 4.0", "cc-by-4.0", "Apache-2.0", "MIT")."""
+    name = re.sub(r"[\s_]+", "-", licence.strip().lower())
+    if name.startswith(("cc0", "public-domain", "unlicense")):
+        return _FREE
+    if name.startswith("cc-by"):
+        parts = name.split("-")
+        return Terms(known=True, commercial="nc" not in parts, share_alike="sa" in parts, attribution=True)
+    if name.startswith(("apache", "mit", "bsd", "isc")):
+        return _OPEN
+    return _UNKNOWN
+
+
+def added_up(licences: Mapping[str, int]) -> list[str]:
+    """What holds for the whole of rows under `licences` {name: rows}: one sentence each, the gravest first."""
+    terms = {name: terms_of(name) for name in licences}
+    unknown = [name or "(none)" for name, term in terms.items() if not term.known]
+    closed = [name for name, term in terms.items() if term.known and not term.commercial]
+    alike = [name for name, term in terms.items() if term.share_alike]
+    credited = [name for name, term in terms.items() if term.known and term.attribution]
+    said = []
+    if unknown:
+        said.append(
+            f"**Not cleared.** Rows under {_listed(unknown)} have no licence that could be read: find out before use."
+        )
+    if closed:
+        said.append(f"**Non-commercial.** {_listed(closed)} forbid commercial use, and with it that of the whole.")
+    if alike:
+        said.append(f"**Share alike.** What is derived from it and passed on stays under {_listed(alike)}.")
+    if credited:
+        said.append(f"**Attribution.** Name the sources under {_listed(credited)}.")
+    if not said:
+        said.append("**Free.** All rows are in the public domain or the like.")
+    return said
+
+
+def identifier(licences: Mapping[str, int]) -> str:
+    """The licence's identifier for the card's header: its own where there is one, `other` for a mixture or unknown."""
+    if len(licences) == 1:
+        only = next(iter(licences))
+        if terms_of(only).known:
+            return re.sub(r"[\s_]+", "-", only.strip().lower())
+    return "other"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(sorted(names))

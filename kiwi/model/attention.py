@@ -1,0 +1,81 @@
+"""Wan's attention as batched matrix products: the stock processor's function, quicker on a CPU.
+
+diffusers lets a model's attention processor be replaced; this one computes what the stock one computes (a test holds
+them equal, forward and backward) with fewer passes over memory. benchmarks/attention.py measures both in one run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+
+class MatmulAttention:
+    """An attention processor for `WanAttention`: bmm, softmax, bmm, with a fused RMS norm and rotary embedding."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        if attention_mask is not None:
+            raise ValueError("MatmulAttention takes no mask; Wan's transformer gives none")
+        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query = _rms_norm(attn.to_q(hidden_states), attn.norm_q.weight, attn.norm_q.eps)
+        key = _rms_norm(attn.to_k(seen), attn.norm_k.weight, attn.norm_k.eps)
+        if rotary_emb is not None:
+            query, key = _rotated(query, *rotary_emb, attn.heads), _rotated(key, *rotary_emb, attn.heads)
+        q, k, v = (_split(x, attn.heads) for x in (query, key, attn.to_v(seen)))
+        scale = q.shape[-1] ** -0.5
+        scores = torch.baddbmm(q.new_empty(1), q, k.mT, beta=0, alpha=scale)
+        mixed = torch.bmm(torch.softmax(scores, dim=-1), v)
+        batch, length, width = hidden_states.shape
+        joined = mixed.view(batch, attn.heads, length, -1).transpose(1, 2).reshape(batch, length, width)
+        return cast(Tensor, attn.to_out[0](joined))
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[B, N, heads·d] -> [B·heads, N, d]."""
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2).reshape(batch * heads, length, -1)
+
+
+def _rotated(x: Tensor, cosines: Tensor, sines: Tensor, heads: int) -> Tensor:
+    """Rotary embedding of neighbouring pairs, as complex products. x [B, N, heads·d]; cosines [1, N, 1, d]."""
+    angles = torch.complex(cosines[..., 0::2], sines[..., 1::2])
+    pairs = torch.view_as_complex(x.view(*x.shape[:2], heads, -1, 2))
+    return torch.view_as_real(pairs * angles).reshape(x.shape)
+
+
+class _RmsNorm(torch.autograd.Function):
+    """y = x · rsqrt(mean(x²) + eps) · w over the last dimension, with its gradient in three passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        y: Tensor = (x * scale).mul_(weight)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        inner = gradients[0] * weight
+        along = torch.linalg.vecdot(inner, normed, dim=-1).unsqueeze(-1) / x.shape[-1]
+        dx = inner.addcmul_(normed, along, value=-1).mul_(scale)
+        dw = (gradients[0] * normed).flatten(0, -2).sum(0)
+        return dx, dw, None
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
+    result: Tensor = _RmsNorm.apply(x, weight, eps if eps is not None else torch.finfo(x.dtype).eps)
+    return result

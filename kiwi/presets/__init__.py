@@ -1,0 +1,93 @@
+"""Presets: whole configurations as Python functions, and the command line's overrides on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from kiwi.configuration import RunConfiguration, canonical_json
+from kiwi.errors import UsageError
+from kiwi.presets.tiny import tiny
+
+Preset = Callable[..., RunConfiguration]
+
+PRESETS: dict[str, Preset] = {"tiny": tiny}
+
+
+def build(
+    preset: str,
+    *,
+    workspace: Path,
+    tracking_uri: str,
+    pairs: Path | None = None,
+    seed: int = 0,
+    threads: int = 2,
+    overrides: Sequence[str] = (),
+) -> RunConfiguration:
+    """The preset's configuration for this work folder, with `key.path=value` overrides applied in order.
+
+    Raises:
+        UsageError: an unknown preset, an override without '=', of a setting that there is not, or with a value that
+            does not fit.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"no preset {preset!r}", f"presets: {', '.join(sorted(PRESETS))}")
+    chosen = PRESETS[preset](
+        workspace=str(workspace), tracking_uri=tracking_uri, pairs=str(pairs) if pairs else None, seed=seed
+    )
+    values: dict[str, Any] = chosen.model_dump(mode="json")
+    values["threads"] = threads
+    if pairs:
+        values["source"]["listing_sha256"] = _listing_digest(pairs)
+    for override in overrides:
+        _apply(values, override)
+    return RunConfiguration.parse(canonical_json(values))
+
+
+def _listing_digest(pairs: Path) -> str | None:
+    """SHA-256 of a pairs list, so that a list that changed is curated anew; None where there is none to read."""
+    listing = pairs / "pairs.csv" if pairs.is_dir() else pairs
+    return hashlib.sha256(listing.read_bytes()).hexdigest() if listing.is_file() else None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, sign, text = override.partition("=")
+    if not sign or not path:
+        raise UsageError(f"override {override!r} is not KEY=VALUE", "for example --set curation.min_score=5")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    holder: Any = values
+    *parents, last = path.split(".")
+    for name in parents:
+        holder = _inside(holder, name, path)
+    if isinstance(holder, list):
+        holder[_position(holder, last, path)] = value
+    elif not isinstance(holder, dict):
+        raise UsageError(f"override {path!r}: there are no settings below {parents[-1]!r}", "")
+    elif last not in holder and parents[-1:] not in (["floors"], ["ceilings"], ["mix"]):
+        raise UsageError(f"override {path!r}: no setting {last!r}", f"settings here: {', '.join(holder)}")
+    else:
+        holder[last] = value
+
+
+def _inside(holder: Any, name: str, path: str) -> Any:
+    if isinstance(holder, list):
+        return holder[_position(holder, name, path)]
+    if isinstance(holder, dict) and name in holder:
+        return holder[name]
+    known = ", ".join(holder) if isinstance(holder, dict) else "none"
+    raise UsageError(f"override {path!r}: no setting {name!r}", f"settings here: {known}")
+
+
+def _position(items: list[Any], name: str, path: str) -> int:
+    """A list's item by number, or by its `name` (stages.stage1.steps=20)."""
+    for index, item in enumerate(items):
+        if name == str(index) or (isinstance(item, dict) and item.get("name") == name):
+            return index
+    names = ", ".join(item["name"] if isinstance(item, dict) else str(index) for index, item in enumerate(items))
+    raise UsageError(f"override {path!r}: no item {name!r}", f"items here: {names}")

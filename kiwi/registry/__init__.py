@@ -1,0 +1,42 @@
+"""Registered models: a gate that promotes only what is better, aliases moved one at a time, and their history."""
+
+from kiwi.registry.gate import Check, Decision, decide_gate
+from kiwi.registry.history import Entry, HistoryUnavailable
+from kiwi.registry.promotion import ChampionChanged, NotPromoted, delete_version, history, promote, rollback
+from kiwi.registry.register import decide, hold_candidate, promote_candidate, register
+from kiwi.registry.versions import (
+    ModelVersion,
+    RegistryError,
+    champion,
+    download_model,
+    list_models,
+    list_versions,
+    recorded_scores,
+    show,
+)
+
+__all__ = [
+    "ChampionChanged",
+    "Check",
+    "Decision",
+    "Entry",
+    "HistoryUnavailable",
+    "ModelVersion",
+    "NotPromoted",
+    "RegistryError",
+    "champion",
+    "decide",
+    "decide_gate",
+    "delete_version",
+    "download_model",
+    "history",
+    "hold_candidate",
+    "list_models",
+    "list_versions",
+    "promote",
+    "promote_candidate",
+    "recorded_scores",
+    "register",
+    "rollback",
+    "show",
+]

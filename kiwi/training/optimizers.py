@@ -1,0 +1,106 @@
+"""Optimisers of a stage: AdamW throughout, or Muon for the transformer's matrices with AdamW for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kiwi.configuration import StageSettings
+from kiwi.errors import UsageError
+from kiwi.model.editor import KiwiEditModel
+from kiwi.training.muon import Muon
+
+BETAS = (0.9, 0.99)
+WEIGHT_DECAY = 0.01
+PARTS = {
+    "dit": ("transformer.",),
+    "queries": ("context_encoder.queries.",),
+    "connectors": ("context_encoder.query_connector.", "context_encoder.reference_connector."),
+    "source": ("transformer.patch_embedding.source.",),
+    "reference": ("transformer.patch_embedding.reference.",),
+}
+
+
+class Optimizers:
+    """The optimisers of one stage, stepped together; learning rates are shares of each group's own peak."""
+
+    def __init__(self, model: KiwiEditModel, stage: StageSettings) -> None:
+        chosen = trainable(model, stage.trainable)
+        model.requires_grad_(False)
+        for _, parameter in chosen:
+            parameter.requires_grad_(True)
+        self.parameters = [parameter for _, parameter in chosen]
+        matrices = [p for name, p in chosen if stage.optimizer == "muon" and _is_block_matrix(name, p)]
+        taken = {id(parameter) for parameter in matrices}
+        language = [p for name, p in chosen if name.startswith("context_encoder.")]
+        rest = [p for name, p in chosen if not name.startswith("context_encoder.") and id(p) not in taken]
+        groups = [
+            {"params": group, "lr": rate}
+            for group, rate in ((rest, stage.learning_rate), (language, stage.mllm_learning_rate))
+            if group
+        ]
+        self._all: list[torch.optim.Optimizer] = []
+        if groups:
+            self._all.append(torch.optim.AdamW(groups, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True))
+        if matrices:
+            self._all.append(Muon(matrices, lr=stage.muon_learning_rate, weight_decay=WEIGHT_DECAY))
+        self._peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._all]
+
+    def step(self, share: float) -> None:
+        """One step at `share` of the peak rates; gradients are cleared."""
+        for optimizer, peaks in zip(self._all, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors, for safetensors."""
+        return {
+            f"{number}.{index}.{name}": value if value.dim() else value.reshape(1)
+            for number, optimizer in enumerate(self._all)
+            for index, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes up what `tensors` gave."""
+        for number, optimizer in enumerate(self._all):
+            said: dict[str, Any] = optimizer.state_dict()
+            for key, value in tensors.items():
+                owner, index, name = key.split(".", 2)
+                if int(owner) == number:
+                    state = said["state"].setdefault(int(index), {})
+                    state[name] = value.reshape(()) if name == "step" else value
+            optimizer.load_state_dict(said)
+
+
+def trainable(model: KiwiEditModel, parts: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that a stage trains. Raises UsageError for a part that does not exist.
+
+    "all" is the transformer, the queries, the connectors and LoRA; the language model's own weights are frozen.
+    """
+    unknown = [part for part in parts if part not in {*PARTS, "lora", "all"}]
+    if unknown:
+        raise UsageError(f"no trainable part {unknown[0]!r}", f"parts: all, lora, {', '.join(PARTS)}")
+    return [(name, p) for name, p in model.named_parameters() if _belongs(name, parts)]
+
+
+def _belongs(name: str, parts: tuple[str, ...]) -> bool:
+    if "all" in parts:
+        return not name.startswith("context_encoder.mllm.") or "lora_" in name
+    prefixes: Iterator[str] = (prefix for part in parts for prefix in PARTS.get(part, ()))
+    return any(name.startswith(prefix) for prefix in prefixes) or ("lora" in parts and "lora_" in name)
+
+
+def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+    return name.startswith("transformer.blocks.") and name.endswith(".weight") and parameter.dim() == 2
+
+
+def schedule(step: int, steps: int, warmup: float, decay_to: float) -> float:
+    """The share of the peak rate at a step: a linear rise over `warmup` of the steps, then a linear fall."""
+    risen = min(1.0, (step + 1) / max(1.0, warmup * steps))
+    return risen * (1 - (1 - decay_to) * step / max(1, steps))

@@ -1,0 +1,40 @@
+"""What every task of every pipeline is given: a name that people read, retries, and no cache of KFP's."""
+
+import os
+
+from kfp import dsl
+
+from pipelines.profile import Profile, read_profile
+
+
+def compiled_profile() -> Profile:
+    """The profile that KIWI_PROFILE names; KIWI_SHARD_THREADS is set by the local runner."""
+    profile = read_profile(os.environ.get("KIWI_PROFILE", "local"))
+    threads = os.environ.get("KIWI_SHARD_THREADS")
+    return Profile(**{**vars(profile), "shard_threads": int(threads)}) if threads else profile
+
+
+PROFILE = compiled_profile()
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+def step(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
+    """A task with its title and retries.
+
+    KFP's own cache stays off: kiwi's functions find their finished results by content, and the same configuration
+    must be judged against the champion anew.
+    """
+    task.set_display_name(title)
+    task.set_retry(num_retries=PROFILE.retries, backoff_duration=PROFILE.backoff, backoff_factor=2.0)
+    task.set_caching_options(enable_caching=False)
+    return task
+
+
+def shard_step(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
+    """A task inside the fan-out: where shards share one machine, they share its threads."""
+    step(task, title)
+    if PROFILE.shard_threads:
+        for variable in (*THREAD_VARIABLES, "OPENCV_FOR_THREADS_NUM"):
+            task.set_env_variable(variable, str(PROFILE.shard_threads))
+    return task

@@ -1,0 +1,48 @@
+"""Presets and overrides: what the command line makes of them."""
+
+from pathlib import Path
+
+import pytest
+
+from kiwi.configuration import RunConfiguration
+from kiwi.errors import UsageError
+from kiwi.presets import build
+
+
+def tiny(**more) -> RunConfiguration:
+    return build("tiny", workspace=Path("/w"), tracking_uri="sqlite:////w/m.db", **more)
+
+
+def test_overrides_reach_nested_settings_and_stages_by_name():
+    configuration = tiny(overrides=["curation.min_score=5", "stages.stage2.steps=7", "gate.floors.overall=2.5"])
+    assert configuration.curation.min_score == 5
+    assert configuration.stage("stage2").steps == 7
+    assert configuration.gate.floors["overall"] == 2.5
+
+
+def test_later_overrides_win():
+    assert tiny(overrides=["seed=1", "seed=2"]).seed == 2
+
+
+def test_an_override_changes_the_identity_and_a_place_does_not():
+    assert tiny().identity() != tiny(overrides=["curation.min_score=5"]).identity()
+    moved = build("tiny", workspace=Path("/elsewhere"), tracking_uri="http://server", threads=7)
+    assert tiny().identity() == moved.identity()
+
+
+def test_a_configuration_survives_its_canonical_string():
+    configuration = tiny(pairs=Path("/pairs"))
+    assert RunConfiguration.parse(configuration.canonical()) == configuration
+
+
+def test_own_pairs_change_the_identity_with_their_list(tmp_path):
+    listing = tmp_path / "pairs.csv"
+    listing.write_text("src_video,tgt_video,prompt\na,b,c\n")
+    before = tiny(pairs=tmp_path)
+    listing.write_text("src_video,tgt_video,prompt\na,b,d\n")
+    assert tiny(pairs=tmp_path).identity() != before.identity()
+
+
+def test_an_override_below_a_value_is_refused():
+    with pytest.raises(UsageError, match=r"no settings? "):
+        tiny(overrides=["seed.deeper=1"])
