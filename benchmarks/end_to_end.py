@@ -71,8 +71,8 @@ def doors(configuration: RunConfiguration):
     from kiwi.registry import decide, hold_candidate, promote_candidate, register
     from kiwi.registry.contest import benchmark_with_champion
     from kiwi.reports import write_report
-    from kiwi.training.curriculum import train_stage
-    from kiwi.training.latents import cache_latents as cache
+    from kiwi.training import cache_latents as cache
+    from kiwi.training import train_stage
 
     task = silent()
     shards = plan_shards(configuration, task)

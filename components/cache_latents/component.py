@@ -12,7 +12,7 @@ def cache_latents(config: str, dataset: dsl.Input[dsl.Dataset], latents: dsl.Out
 
     from kiwi.configuration import RunConfiguration
     from kiwi.tracking import task_run
-    from kiwi.training.latents import cache_latents as cache
+    from kiwi.training import cache_latents as cache
 
     configuration = RunConfiguration.parse(config)
     with task_run(configuration, "cache_latents") as task:

@@ -18,7 +18,7 @@ def train_stage(
 
     from kiwi.configuration import RunConfiguration
     from kiwi.tracking import task_run
-    from kiwi.training.curriculum import train_stage as train
+    from kiwi.training import train_stage as train
 
     configuration = RunConfiguration.parse(config)
     with task_run(configuration, f"train_{stage}") as task:

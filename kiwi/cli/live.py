@@ -121,9 +121,11 @@ def _line(name: str, title: str, group: list[TaskRecord], shards: int) -> Line:
     ended = max((record.finished or time.time()) if state != "running" else time.time() for record in group)
     progress = [record.progress for record in group if record.progress]
     newest = max(group, key=lambda record: record.heard)
-    note = next((record.error for record in group if record.error), "") or (newest.notes[-1] if newest.notes else "")
+    note = next((record.error for record in group if record.error), "")
     if not note and progress:
-        note = str(progress[-1]["note"])
+        note = str(progress[-1]["note"])  # what is being done says more than what was noted on the way
+    elif not note and newest.notes:
+        note = newest.notes[-1]
     loss = newest.curves.get("loss")
     return Line(
         name,
@@ -175,8 +177,9 @@ def _count(row: Line) -> str:
 
 
 def _remark(row: Line) -> str:
-    parts = [f"loss {row.loss:.4f}"] if row.loss is not None else []
-    return "  ".join([*parts, row.note] if row.note else parts)
+    if row.loss is None or row.note.startswith("loss"):
+        return row.note
+    return f"loss {row.loss:.4f}  {row.note}".rstrip()
 
 
 def _plain(row: Line) -> str:

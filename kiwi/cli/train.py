@@ -18,8 +18,7 @@ def train(
     configuration = stored_configuration(workdir)
     configuration.stage(stage)
     from kiwi.tracking import silent
-    from kiwi.training.curriculum import train_stage
-    from kiwi.training.latents import cache_latents
+    from kiwi.training import cache_latents, train_stage
 
     cache_latents(configuration, silent())
     result = train_stage(configuration, stage, silent())

@@ -11,13 +11,15 @@ from kiwi.workspace import Workspace, read_json
 def print_verdict(workspace: Workspace, *, to_stderr: bool = False) -> None:
     """Prints what the run's summary holds, for people."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(stderr=to_stderr, highlight=False)
     summary = read_json(workspace.summary)
     dataset = summary["dataset"]
     console.print(
         f"\n[bold]Dataset[/]    {dataset['version']}: {dataset['pairs']} pairs, {dataset['quadruplets']} quadruplets"
-        f"{_reasons('rejected', dataset['rejected'])}{_reasons('failed', dataset['failed'])}"
+        f"{_reasons('rejected', dataset['rejected'])}{_reasons('failed', dataset['failed'])}",
+        soft_wrap=True,
     )
     for row in _funnel(workspace):
         console.print(f"           [dim]{row}[/]")
@@ -35,10 +37,9 @@ def print_verdict(workspace: Workspace, *, to_stderr: bool = False) -> None:
     )
     decision, model = summary["decision"], summary["model"]
     colour = "green" if decision["decision"] == "promote" else "yellow"
-    console.print(
-        f"[bold]Decision[/]   [{colour}]{decision['decision']}[/] {model['name']} version {model['version']}: "
-        f"{'; '.join(decision['reasons'])}"
-    )
+    console.print(f"[bold]Decision[/]   [{colour}]{decision['decision']}[/] {model['name']} version {model['version']}")
+    for reason in decision["reasons"]:
+        console.print(f"           {escape(reason)}", soft_wrap=True)
     console.print(f"[bold]Report[/]     {summary['report']}", soft_wrap=True)
     console.print(
         f"[bold]Tracking[/]   {summary['tracking_uri']}  (kiwi runs --workdir {workspace.root})\n", soft_wrap=True

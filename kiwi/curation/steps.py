@@ -126,10 +126,9 @@ def _score(row: Row, fetch: Fetch, curator: Scorer, deduplicator: Deduplicator, 
 
 
 def _decoded(row: Row, data: bytes, unreadable: Reason, settings: CurationSettings) -> Clip | None:
+    name = "source" if unreadable is Reason.SOURCE_UNREADABLE else "target"
     try:
-        return decode(
-            data, pixel_budget=settings.pixel_budget, max_frames=settings.max_frames, name=str(row["pair_id"])
-        )
+        return decode(data, pixel_budget=settings.pixel_budget, max_frames=settings.max_frames, name=name)
     except MediaError as error:
         reason = Reason.OVER_LIMITS if error.reason == "over_limits" else unreadable
         decide(row, "score", Status.FAILED, reason, error.message)

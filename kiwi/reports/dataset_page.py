@@ -172,6 +172,8 @@ def _tally(value: Any) -> str:
 
 
 def _named(value: Any) -> str:
+    if isinstance(value, dict) and len(value) > 1 and len({str(name) for name in value.values()}) == 1:
+        return f"{_named(next(iter(value.values())))}, in every stage"
     if isinstance(value, dict):
         return " · ".join(f"{stage}: {_named(name)}" for stage, name in value.items())
     return " · ".join(str(each) for each in value) if isinstance(value, list) else str(value or "")

@@ -33,7 +33,9 @@ def decimal(value: Any, digits: int = 2) -> str:
 def signed(value: Any, digits: int = 2) -> str:
     """A difference, with its sign: "+0.31", "−1.20"."""
     known = number(value)
-    return MISSING if known is None else f"{known:+,.{digits}f}".replace("-", MINUS)
+    if known is None:
+        return MISSING
+    return f"{known:+,.{digits}f}".replace("-", MINUS) if round(known, digits) else f"{0:.{digits}f}"
 
 
 def percent(value: Any, digits: int = 0) -> str:

@@ -176,7 +176,7 @@ def _headline(found: Findings, failures: Sequence[Failure]) -> Headline:
     version = _model_version(found)
     model = f"{name} version {version}" if version else name
     decision = str((found.decision or {}).get("decision") or "")
-    reasons = tuple(str(reason) for reason in (found.decision or {}).get("reasons") or [])
+    reasons = tuple(_in_words(str(reason)) for reason in (found.decision or {}).get("reasons") or [])
     if decision == "promote":
         return Headline("promoted", "Promoted", f"{model} is the champion", reasons[:1])
     if decision:
@@ -190,6 +190,11 @@ def _headline(found: Findings, failures: Sequence[Failure]) -> Headline:
     return Headline(
         "open", "Under way", f"The run has reached {figures.words(last[-1])}" if last else "Nothing ran yet", ()
     )
+
+
+def _in_words(reason: str) -> str:
+    """The gate's sentence with the figure it names by path in a reader's words: "accuracy, recolour of 0.62 is …"."""
+    return re.sub(r"^(?:learning|per_kind|controls)\.[\w.]*\w", lambda path: sections.said(path[0]), reason)
 
 
 def _model_version(found: Findings) -> str:

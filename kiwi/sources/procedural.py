@@ -57,8 +57,8 @@ TASKS: dict[str, Task] = {
     "style": Task.GLOBAL_STYLE,
 }
 BESIDE = 0.34  # how far from its anchor an added object stands, as a share of the frame
-_VIDEO_BALANCE = (3, 3, 3, 4, 1, 1, 4, 5)  # parts of the videos, in the order of KINDS
-_IMAGE_BALANCE = (4, 4, 3, 6, 1, 1)
+_VIDEO_BALANCE = (3, 3, 3, 3, 2, 1, 4, 4)  # parts of the videos, in the order of KINDS
+_IMAGE_BALANCE = (4, 4, 3, 4, 2, 2)
 
 _WORDING: dict[str, tuple[str, ...]] = {
     "recolour": (

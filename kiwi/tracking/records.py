@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kiwi.configuration import RunConfiguration
-from kiwi.errors import UsageError
+from kiwi.errors import KiwiError, UsageError
 from kiwi.workspace import Workspace, read_json
 
 PROGRESS_SECONDS = 0.2
@@ -105,9 +105,10 @@ def task_run(configuration: RunConfiguration, name: str, shard: int | None = Non
         yield task
     except BaseException as error:
         said = str(error).strip().splitlines()
-        task._append("end", status="failed", error=": ".join([type(error).__name__, *said[:1]]))
+        remedy = error.remedy if isinstance(error, KiwiError) else ""
+        task._append("end", status="failed", error=": ".join([type(error).__name__, *said[:1]]), remedy=remedy)
         raise
-    task._append("end", status="finished", error="")
+    task._append("end", status="finished", error="", remedy="")
 
 
 def _checked(name: str, what: str) -> str:
@@ -138,6 +139,7 @@ class TaskRecord:
     notes: list[str] = field(default_factory=list)
     artifacts: list[tuple[str, str]] = field(default_factory=list)
     error: str = ""
+    remedy: str = ""
     heard: float = 0.0
 
     @property
@@ -206,6 +208,7 @@ def _apply(record: TaskRecord, event: dict[str, Any]) -> None:
         record.notes.append(event["text"])
     elif kind == "end":
         record.status, record.finished, record.error = event["status"], event["time"], event["error"]
+        record.remedy = event.get("remedy", "")
 
 
 def _alive(host: str, pid: int) -> bool:

@@ -12,34 +12,22 @@ from typing import Any, cast
 
 import torch
 
-from kiwi.configuration import RunConfiguration, StageSettings, digest
+from kiwi.configuration import RunConfiguration, StageSettings
 from kiwi.model.checkpoint import load_model, save_model
 from kiwi.model.editor import KiwiEditModel
 from kiwi.model.instruction import Mode
-from kiwi.tracking import TaskRun, silent
+from kiwi.tracking import TaskRun
 from kiwi.training.errors import TrainingError
-from kiwi.training.latents import cache_key, cache_latents
+from kiwi.training.latents import compute_cache
 from kiwi.training.loop import STATE, Progress, train
 from kiwi.training.mixture import Mixture
+from kiwi.training.results import checkpoint_folder, finished_cache, finished_stage, stage_key
 from kiwi.training.start import initial_model
-from kiwi.workspace import Workspace, published, read_json, write_json
+from kiwi.workspace import published, write_json
 
 
-def stage_key(configuration: RunConfiguration, name: str) -> str:
-    """Hash of the dataset, the model, the seed, and of every stage up to this one."""
-    names = [stage.name for stage in configuration.stages]
-    until = configuration.stages[: names.index(configuration.stage(name).name) + 1]
-    cache = cache_key(configuration, published(configuration)["digest"])
-    return digest(cache, configuration.seed, [stage.model_dump(mode="json") for stage in until])
-
-
-def checkpoint_folder(configuration: RunConfiguration, name: str) -> Path:
-    """The model folder that a stage leaves; `KiwiEditPipeline.from_pretrained` reads it."""
-    return Workspace.of(configuration).checkpoint(stage_key(configuration, name)) / "model"
-
-
-def train_stage(configuration: RunConfiguration, name: str, task: TaskRun) -> dict[str, Any]:
-    """Trains one stage, resumes it, or returns its finished result.
+def run_stage(configuration: RunConfiguration, name: str, task: TaskRun) -> dict[str, Any]:
+    """Trains one stage, or resumes it where it was stopped.
 
     Returns:
         {"name", "key", "checkpoint", "steps", "samples", "seconds", "samples_per_second", "loss_first", "loss_last",
@@ -50,17 +38,10 @@ def train_stage(configuration: RunConfiguration, name: str, task: TaskRun) -> di
     """
     stage = configuration.stage(name)
     folder = checkpoint_folder(configuration, name)
-    done = folder.parent / "result.json"
-    copy = Workspace.of(configuration).root / "training" / f"{name}.json"
-    if done.is_file() and folder.is_dir():
-        task.note("reused")
-        result = cast("dict[str, Any]", read_json(done))
-        write_json(copy, result)
-        return result
     torch.set_num_threads(configuration.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     model, origin = _start(configuration, stage)
-    cache = Path(cache_latents(configuration, silent())["path"])
+    cache = Path((finished_cache(configuration) or compute_cache(configuration, task))["path"])
     mixture = Mixture(cache, stage, model.context_encoder, configuration.seed)
     for kind in mixture.missing:
         task.note(f"the dataset has no {kind} samples; the other kinds of the mix take their steps")
@@ -72,10 +53,11 @@ def train_stage(configuration: RunConfiguration, name: str, task: TaskRun) -> di
     progress = train(model, mixture, stage, configuration.seed, folder.parent, task)
     result = _result(stage, stage_key(configuration, name), folder, progress, origin)
     save_model(model, folder, model_card(configuration, result))
-    write_json(done, result)
-    write_json(copy, result)
+    write_json(folder.parent / "result.json", result)
     (folder.parent / STATE).unlink(missing_ok=True)
-    return result
+    finished = finished_stage(configuration, name)
+    assert finished is not None
+    return finished
 
 
 def _start(configuration: RunConfiguration, stage: StageSettings) -> tuple[KiwiEditModel, str]:

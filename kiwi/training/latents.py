@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kiwi.configuration import MediaKind, RunConfiguration, digest
+from kiwi.configuration import MediaKind, RunConfiguration
 from kiwi.dataset.reader import open_media, read_split
 from kiwi.media.images import decode_image
 from kiwi.media.reading import decode
@@ -29,12 +29,11 @@ from kiwi.model.editor import KiwiEditModel
 from kiwi.model.inputs import Frames, fit_size, frames_to_tensor, latent_reference, vision_frames, vision_reference
 from kiwi.tracking import TaskRun
 from kiwi.training.errors import TrainingError
+from kiwi.training.results import CACHE_VERSION, WINDOWS, cache_folder, finished_cache
 from kiwi.training.start import initial_model
-from kiwi.workspace import Workspace, published, read_json, write_json
+from kiwi.workspace import published, write_json
 
-VERSION = 1
 BATCH = 64
-WINDOWS = 4  # windows taken of a clip that is longer than the model's length
 COLUMNS = ("iid", "media", "prompt", "src_video", "tgt_video", "trains_as", "needs_reference", "ref_image_bytes")
 
 
@@ -53,13 +52,8 @@ class _Sample:
         return (self.kind, frames, height, width)
 
 
-def cache_key(configuration: RunConfiguration, dataset_digest: str) -> str:
-    """Names the cache of a dataset under a model."""
-    return digest(VERSION, dataset_digest, configuration.model.model_dump(mode="json"), WINDOWS)
-
-
-def cache_latents(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
-    """Computes the cache of the published dataset, or returns the finished one.
+def compute_cache(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
+    """Computes the cache of the published dataset.
 
     Returns:
         {"key", "path", "samples": {kind: n}, "bytes"}.
@@ -68,12 +62,7 @@ def cache_latents(configuration: RunConfiguration, task: TaskRun) -> dict[str, A
         TrainingError: the dataset has nothing to train on.
     """
     torch.set_num_threads(configuration.threads)
-    dataset = published(configuration)
-    key = cache_key(configuration, dataset["digest"])
-    folder = Workspace.of(configuration).latents(key)
-    if (folder / "cache.json").is_file():
-        task.note("reused")
-        return _result(folder)
+    dataset, folder = published(configuration), cache_folder(configuration)
     folder.mkdir(parents=True, exist_ok=True)
     model = initial_model(configuration.model)
     pending: dict[tuple[str, int, int, int], list[_Sample]] = defaultdict(list)
@@ -95,20 +84,13 @@ def cache_latents(configuration: RunConfiguration, task: TaskRun) -> dict[str, A
         raise TrainingError("the dataset has no rows to train on", "`kiwi data funnel` shows why rows were rejected")
     buckets = [_write(folder, bucket, encoded[bucket], listed[bucket]) for bucket in sorted(encoded)]
     write_json(
-        folder / "cache.json", {"version": VERSION, "key": key, "dataset": dataset["digest"], "buckets": buckets}
+        folder / "cache.json",
+        {"version": CACHE_VERSION, "key": folder.name, "dataset": dataset["digest"], "buckets": buckets},
     )
-    result = _result(folder)
+    result = finished_cache(configuration)
+    assert result is not None
     task.metrics({f"samples_{kind}": count for kind, count in result["samples"].items()} | {"bytes": result["bytes"]})
     return result
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    cache = read_json(folder / "cache.json")
-    samples: dict[str, int] = defaultdict(int)
-    for bucket in cache["buckets"]:
-        samples[bucket["kind"]] += bucket["samples"]
-    size = sum(bucket["bytes"] for bucket in cache["buckets"])
-    return {"key": cache["key"], "path": str(folder), "samples": dict(samples), "bytes": size}
 
 
 def _samples(configuration: RunConfiguration, dataset: Path, task: TaskRun) -> Iterator[_Sample]:

@@ -214,7 +214,7 @@ class MadeUpRun:
     def decision(self, decision: str = "promote", *, champion: bool = True) -> None:
         write_json(self.root / "model.json", {"name": "kiwi-edit-tiny", "version": "2", "aliases": ["challenger"]})
         lead = "Overall 3.230 leads champion version 1 (3.047) by 0.183; a lead of 0.02 was asked for."
-        behind = "accuracy_recolour of 0.62 is below the floor of 0.8."
+        behind = "learning.accuracy_recolour of 0.62 is below the floor of 0.8."
         bad = decision == "hold"
         checks = [
             check("coverage", True, 1.0, 0.95), check("floor learning.psnr_full", True, 21.9, 21.0),
@@ -286,7 +286,7 @@ def made_up_scores(champion: bool) -> dict[str, Any]:
             **{f"accuracy_{kind}": figures[4] * share for kind, figures in FIGURES.items()},
         }  # fmt: skip
     return {
-        "revision": "b7e1", "key": "made-up-key", "judge": "measured", **side(0), "overall_sample_weighted": 3.31,
+        "revision": "b7e1", "key": "made-up-key", "judge": "measured/1", **side(0), "overall_sample_weighted": 3.31,
         "samples": 240, "coverage": 1.0,
         "per_kind": {kind: {"samples": 40, **dict(zip(keys, row, strict=True))} for kind, row in FIGURES.items()},
         "learning": {"psnr_full": 21.9, "accuracy_recolour": 0.925},

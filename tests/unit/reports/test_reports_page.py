@@ -149,7 +149,7 @@ def test_a_run_that_failed_without_a_word_is_not_called_under_way(made_up_run: M
 def test_a_held_candidate_is_shown_with_the_reason(made_up_run: Make) -> None:
     page = read(write_report(made_up_run().everything("hold").configuration, silent()))
     assert "stays a challenger" in page.words
-    assert "accuracy_recolour of 0.62 is below the floor of 0.8" in page.words
+    assert "accuracy, recolour of 0.62 is below the floor of 0.8" in page.words
     assert "✕" in page.words
 
 
