@@ -75,6 +75,11 @@ class ModelSettings(Settings):
     size: int = 64
     frames: int = 9
     seed: int = 0
+    reference_rows: Literal["all", "needed"] = Field(
+        "all",
+        description="quadruplets that train with their reference: all of them, or those whose instruction alone does "
+        "not say what to make; every quadruplet whose instruction does say it also trains without its reference",
+    )
 
 
 class StageSettings(Settings):
@@ -91,6 +96,9 @@ class StageSettings(Settings):
     trainable: tuple[str, ...] = ("all",)
     start_queries: tuple[tuple[str, str], ...] = Field(
         (), description="(from, to): query banks copied when the stage starts from a previous one"
+    )
+    edit_weight: float = Field(
+        0.0, ge=0, description="how much more the loss counts where source and target latents differ; 0: the paper's"
     )
     warmup_share: float = 0.03
     decay_to: float = Field(0.0, ge=0, le=1, description="the learning rate at the end, as a share of its peak")

@@ -101,6 +101,8 @@ def published(configuration: RunConfiguration) -> dict[str, Any]:
     """
     path = Workspace.of(configuration).root / "dataset.json"
     if not path.is_file():
-        raise KiwiError(f"no dataset was published in {path.parent}", "run `kiwi run`, or `kiwi data build`, first")
+        raise KiwiError(
+            f"no dataset was published in {path.parent}", "run `kiwi run`, or `kiwi data build --publish`, first"
+        )
     said: dict[str, Any] = read_json(path)
     return said

@@ -32,7 +32,7 @@ REFRESH_SECONDS = 0.25
 def run(
     preset: Annotated[str, typer.Option(help="The configuration to start from.")] = "tiny",
     pairs: Annotated[Path | None, typer.Option(help="Your own pairs: a CSV, or a folder with pairs.csv.")] = None,
-    backend: Annotated[str, typer.Option(help="local, docker or kfp.")] = "local",
+    backend: Annotated[str, typer.Option(help="local; docker and kfp come with a later release.")] = "local",
     workdir: Annotated[Path, typer.Option(help="The run's work folder; a second run there resumes.")] = Path(
         "runs/demo"
     ),

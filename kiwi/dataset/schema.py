@@ -1,7 +1,7 @@
 """What a sample is: an editing pair on its way to a quadruplet, its status, and the typed reasons.
 
 `iid, prompt, src_video, tgt_video, ref_image_bytes` are the columns of the released RefVIE dataset
-(../docs/data.md); ours are a superset.
+(docs/data.md); ours are a superset.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,23 @@ def build(
 
 
 def _listing_digest(pairs: Path) -> str | None:
-    """SHA-256 of a pairs list, so that a list that changed is curated anew; None where there is none to read."""
+    """SHA-256 of a pairs list and of the sizes and times of the files it names; None where there is no list.
+
+    A list or a clip that changed is curated anew.
+    """
     listing = pairs / "pairs.csv" if pairs.is_dir() else pairs
-    return hashlib.sha256(listing.read_bytes()).hexdigest() if listing.is_file() else None
+    if not listing.is_file():
+        return None
+    content = listing.read_bytes()
+    seen = hashlib.sha256(content)
+    for cell in sorted(set(re.split(rb"[,;\r\n]", content))):
+        name = cell.strip(b' "').decode("utf-8", "replace")
+        if "." in name and "\0" not in name and len(name) < 1024:
+            file = listing.parent / name
+            if file.is_file():
+                known = file.stat()
+                seen.update(f"{name}:{known.st_size}:{known.st_mtime_ns}".encode())
+    return seen.hexdigest()
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -106,7 +106,8 @@ def rollback(uri: str, name: str, *, why: str = "", who: str | None = None) -> M
         before, target = change.aliases.get(CHAMPION), change.aliases.get(PREVIOUS)
         if target is None:
             raise RegistryError(
-                f"{name} has no previous champion to go back to", f"`kiwi model history {name}` shows what there was"
+                f"{name} has no previous champion to go back to",
+                f"`kiwi model history --model {name}` shows what there was",
             )
         change.version(target)
         earlier = change.champion_before(target)
@@ -155,7 +156,8 @@ class Change:
         found = {version.version: version for version in versions(self.client, self.name)}
         if number not in found:
             raise RegistryError(
-                f"{self.name} version {number} was deleted", f"`kiwi model list {self.name}` shows what there is"
+                f"{self.name} version {number} was deleted",
+                f"`kiwi model list --model {self.name}` shows what there is",
             )
         return found[number]
 

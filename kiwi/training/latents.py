@@ -97,9 +97,11 @@ def _samples(configuration: RunConfiguration, dataset: Path, task: TaskRun) -> I
     """Every training sample in the dataset's order, decoded by a few threads."""
     rows = read_split(dataset, "train", COLUMNS).to_dicts()
     has_images = any(row["media"] == "image" for row in rows)
+    needed = configuration.model.reference_rows == "needed"
 
     def load(row: dict[str, Any]) -> list[_Sample]:
-        return list(_of_row(configuration, dataset, row, first_frames=not has_images))
+        with_reference = row["trains_as"] == "quadruplet" and (row["needs_reference"] or not needed)
+        return list(_of_row(configuration, dataset, row, with_reference, first_frames=not has_images))
 
     with ThreadPoolExecutor(configuration.threads) as pool:
         for done, samples in enumerate(pool.map(load, rows), 1):
@@ -108,9 +110,11 @@ def _samples(configuration: RunConfiguration, dataset: Path, task: TaskRun) -> I
 
 
 def _of_row(
-    configuration: RunConfiguration, dataset: Path, row: dict[str, Any], first_frames: bool
+    configuration: RunConfiguration, dataset: Path, row: dict[str, Any], with_reference: bool, first_frames: bool
 ) -> Iterator[_Sample]:
-    """A row's windows: as a quadruplet, as an instruction, and as images where the dataset has no image pairs."""
+    """A row's windows: with its reference, by its instruction alone where that says enough, and as images where the
+    dataset has no image pairs.
+    """
     model = configuration.model
     limit = model.frames * WINDOWS * 4
     source = decode(open_media(dataset, row["src_video"]), max_frames=limit).frames
@@ -120,13 +124,13 @@ def _of_row(
     source, target = resize_frames(source[:length], *size), resize_frames(target[:length], *size)
     whole = min(model.frames, 1 + 4 * ((length - 1) // 4))
     count = max(1, min(WINDOWS, length // whole))
-    reference = decode_image(row["ref_image_bytes"]) if row["trains_as"] == "quadruplet" else None
+    reference = decode_image(row["ref_image_bytes"]) if with_reference else None
     for start in np.linspace(0, length - whole, count).round().astype(int):
         window = slice(start, start + whole)
         clips = (source[window], target[window])
         if reference is not None:
             yield _Sample(row["iid"], row["prompt"], "reference", *clips, reference)
-        if not row["needs_reference"] and (reference is None or first_frames):
+        if not row["needs_reference"]:
             yield _Sample(row["iid"], row["prompt"], "image" if whole == 1 else "video", *clips, None)
     if first_frames and not row["needs_reference"] and whole > 1:
         yield _Sample(row["iid"], row["prompt"], "image", source[:1], target[:1], None)

@@ -21,6 +21,7 @@ from kiwi.training.mixture import Batch, Mixture, training_noise
 from kiwi.training.optimizers import Optimizers, schedule
 
 GRADIENT_CLIP = 1.0
+MOST_CHANGE = 8.0
 LOG_EVERY = 10
 STATE = "state.safetensors"
 
@@ -53,7 +54,7 @@ def train(
     for step in range(progress.step, steps):
         kind, place, drawn = plan[step]
         batch = mixture.batch(kind, place, drawn)
-        loss = flow_matching_loss(model, batch, (seed, 3, step))
+        loss = flow_matching_loss(model, batch, (seed, 3, step), stage.edit_weight)
         value = loss.item()
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -73,13 +74,37 @@ def train(
     return progress
 
 
-def flow_matching_loss(model: KiwiEditModel, batch: Batch, seed: tuple[int, ...]) -> torch.Tensor:
-    """Mean squared error of the velocity over a batch (paper, equation 2), in float32."""
+def flow_matching_loss(
+    model: KiwiEditModel, batch: Batch, seed: tuple[int, ...], edit_weight: float = 0.0
+) -> torch.Tensor:
+    """Mean squared error of the velocity over a batch (paper, equation 2), in float32.
+
+    With an `edit_weight`, places where source and target differ count more; the minimum stays where it was, since
+    each place is still fitted by its own squared error.
+    """
     noise, levels = training_noise(batch.target.shape, seed)
     sigma = training_sigmas()[levels]
     context = model.context_encoder(batch.prompts, batch.vision, batch.reference_vision)
     velocity = model(noised(batch.target, noise, sigma), sigma, context, batch.source, batch.reference)
-    return cast(torch.Tensor, (velocity - (noise - batch.target)).square().mean())
+    error = (velocity - (noise - batch.target)).square()
+    if edit_weight:
+        error = error * edit_weights(batch.source, batch.target, edit_weight)
+    return cast(torch.Tensor, error.mean())
+
+
+def edit_weights(source: torch.Tensor, target: torch.Tensor, strength: float) -> torch.Tensor:
+    """Weights of mean 1 a sample over latent places: 1 + strength · (change there over its mean, at most 8).
+
+    Args:
+        source, target: latents [B, C, F, h, w].
+
+    Returns:
+        [B, 1, F, h, w].
+    """
+    change = (target - source).abs().mean(dim=1, keepdim=True)
+    share = change / (change.mean(dim=(2, 3, 4), keepdim=True) + 1e-6)
+    weights = 1 + strength * share.clamp(max=MOST_CHANGE)
+    return weights / weights.mean(dim=(2, 3, 4), keepdim=True)
 
 
 def _log(task: TaskRun, progress: Progress, steps: int, batch_size: int, norm: float) -> None:

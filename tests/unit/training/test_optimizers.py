@@ -1,0 +1,183 @@
+"""Muon, the groups of a stage's optimisers, and their schedule."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kiwi.configuration import StageSettings
+from kiwi.errors import UsageError
+from kiwi.model.editor import KiwiEditModel
+from kiwi.training.muon import Muon, orthogonalised
+from kiwi.training.optimizers import Optimizers, schedule, trainable
+
+NewEditor = Callable[[], KiwiEditModel]
+Staged = Callable[..., StageSettings]
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (192, 96), (96, 192), (8, 200)])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_orthogonalising_brings_every_singular_value_near_one(shape: tuple[int, int], scale: float) -> None:
+    matrices = torch.randn(5, *shape, generator=torch.Generator().manual_seed(1)) * scale
+    rows, columns = shape
+    values = torch.linalg.svdvals(orthogonalised(matrices))
+    if rows != columns:  # a square random matrix has singular values near 0, which five steps do not lift
+        assert float(values.min()) > 0.6
+    assert float(values.quantile(0.05)) > 0.6
+    assert float(values.max()) < 1.3
+
+
+def test_orthogonalising_keeps_the_singular_vectors() -> None:
+    matrices = torch.randn(3, 40, 24, generator=torch.Generator().manual_seed(2))
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    rotated = left.mT @ orthogonalised(matrices) @ right.mT
+    off = rotated - torch.diag_embed(rotated.diagonal(dim1=-2, dim2=-1))
+    assert float(off.abs().max()) < 1e-3
+
+
+def test_orthogonalising_a_batch_is_orthogonalising_each() -> None:
+    matrices = torch.randn(4, 32, 48, generator=torch.Generator().manual_seed(3)) * torch.tensor(
+        [1e-3, 1.0, 10.0, 1e3]
+    ).view(4, 1, 1)
+    together = orthogonalised(matrices)
+    for index in range(4):
+        assert torch.allclose(together[index], orthogonalised(matrices[index : index + 1])[0], atol=1e-5)
+
+
+def test_our_muon_steps_as_torchs_does() -> None:
+    """torch.optim.Muon works in bfloat16, so the steps agree to about its precision."""
+    generator = torch.Generator().manual_seed(4)
+    ours = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((96, 48), (48, 96), (64, 64))]
+    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    settings: dict[str, Any] = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+    optimizers = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    before = [parameter.detach().clone() for parameter in ours]
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other, start in zip(ours, theirs, before, strict=True):
+        moved, expected = (one - start).detach().flatten(), (other - start).detach().flatten()
+        assert torch.cosine_similarity(moved, expected, dim=0) > 0.999
+        assert 0.98 < float(moved.norm() / expected.norm()) < 1.02
+
+
+def test_muon_refuses_what_is_no_matrix_and_leaves_what_has_no_gradient() -> None:
+    with pytest.raises(ValueError, match="matrices"):
+        Muon([nn.Parameter(torch.zeros(3))])
+    idle, busy = nn.Parameter(torch.ones(4, 4)), nn.Parameter(torch.ones(4, 4))
+    busy.grad = torch.eye(4)
+    Muon([idle, busy]).step()
+    assert torch.equal(idle, torch.ones(4, 4))
+    assert not torch.equal(busy, torch.ones(4, 4))
+
+
+def test_the_schedule_rises_over_the_warmup_and_falls_to_its_end() -> None:
+    shares = [schedule(step, 100, 0.1, 0.2) for step in range(100)]
+    assert shares[0] == pytest.approx(0.1)
+    assert max(shares) == shares[9] == pytest.approx(1 - 0.8 * 9 / 100)
+    assert all(later > earlier for earlier, later in itertools.pairwise(shares[:10]))
+    assert all(later < earlier for earlier, later in itertools.pairwise(shares[9:]))
+    assert shares[-1] == pytest.approx(0.2 + 0.8 / 100)
+
+
+def test_a_schedule_without_warmup_or_decay_is_flat_and_one_step_is_enough() -> None:
+    assert {schedule(step, 7, 0.0, 1.0) for step in range(7)} == {1.0}
+    assert schedule(0, 1, 0.03, 0.0) == 1.0
+
+
+def test_the_curriculums_stages_meet_where_one_ends_and_the_next_starts() -> None:
+    """Stage 1 of the tiny preset falls to 0.6 of its peak, where stage 2 takes it up."""
+    from kiwi.presets import PRESETS
+
+    stages = PRESETS["tiny"](workspace="w", tracking_uri="").stages
+    for one, following in itertools.pairwise(stages):
+        assert one.learning_rate * one.decay_to == pytest.approx(following.learning_rate)
+        assert one.muon_learning_rate * one.decay_to == pytest.approx(following.muon_learning_rate)
+
+
+@pytest.mark.parametrize(
+    ("part", "prefix"),
+    [
+        ("dit", "transformer."),
+        ("queries", "context_encoder.queries."),
+        ("connectors", "context_encoder."),
+        ("source", "transformer.patch_embedding.source."),
+        ("reference", "transformer.patch_embedding.reference."),
+        ("lora", "context_encoder.mllm."),
+    ],
+)
+def test_a_part_is_the_parameters_of_its_name(new_editor: NewEditor, part: str, prefix: str) -> None:
+    names = [name for name, _ in trainable(new_editor(), (part,))]
+    assert names
+    assert all(name.startswith(prefix) for name in names)
+    if part == "lora":
+        assert all("lora_" in name for name in names)
+    if part == "connectors":
+        assert all("_connector." in name for name in names)
+
+
+def test_everything_but_the_language_models_own_weights_trains(new_editor: NewEditor) -> None:
+    model = new_editor()
+    every = {name for name, _ in trainable(model, ("all",))}
+    parts = {name for name, _ in trainable(model, ("dit", "queries", "connectors", "lora"))}
+    assert every == parts
+    frozen = {name for name, _ in model.named_parameters()} - every
+    assert frozen
+    assert all(name.startswith("context_encoder.mllm.") and "lora_" not in name for name in frozen)
+
+
+def test_a_part_that_does_not_exist_is_refused_with_those_that_do(new_editor: NewEditor) -> None:
+    with pytest.raises(UsageError, match="'vae'") as error:
+        trainable(new_editor(), ("dit", "vae"))
+    assert "connectors" in error.value.remedy
+
+
+def stepped(model: KiwiEditModel, stage: StageSettings) -> set[str]:
+    """Names of the parameters that one step moves, with a gradient on every parameter."""
+    optimizers = Optimizers(model, stage)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizers.step(1.0)
+    assert all(parameter.grad is None for parameter in optimizers.parameters)
+    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("parts", [("all",), ("queries", "connectors", "lora"), ("source",)])
+def test_a_stage_moves_what_it_trains_and_nothing_else(
+    new_editor: NewEditor, staged: Staged, optimizer: str, parts: tuple[str, ...]
+) -> None:
+    model = new_editor()
+    chosen = {name for name, _ in trainable(model, parts)}
+    assert stepped(model, staged(optimizer=optimizer, trainable=parts)) == chosen
+
+
+def test_muon_takes_the_blocks_matrices_and_each_parameter_has_one_optimiser(
+    new_editor: NewEditor, staged: Staged
+) -> None:
+    model = new_editor()
+    optimizers = Optimizers(model, staged(optimizer="muon"))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = [[id(p) for group in each.param_groups for p in group["params"]] for each in optimizers._all]
+    flat = [one for each in held for one in each]
+    assert len(flat) == len(set(flat)) == len(optimizers.parameters)
+    matrices = {names[one] for one in held[1]}
+    assert matrices
+    assert all(name.startswith("transformer.blocks.") and name.endswith(".weight") for name in matrices)
+
+
+def test_the_share_scales_every_groups_own_peak(new_editor: NewEditor, staged: Staged) -> None:
+    optimizers = Optimizers(new_editor(), staged(learning_rate=1e-3, mllm_learning_rate=4e-3, muon_learning_rate=0.02))
+    for share in (0.5, 0.25):
+        optimizers.step(share)
+        rates = [group["lr"] for each in optimizers._all for group in each.param_groups]
+        assert rates == pytest.approx([1e-3 * share, 4e-3 * share, 0.02 * share])
