@@ -5,6 +5,9 @@
 Both processors work in turns on the same attention modules and inputs, so that a busy machine slows both. Measured
 are a block's self-attention, its cross-attention, and a whole pass of the transformer, for a batch of each kind of
 sample. Recorded: the median times, their ratios, and the largest relative difference of the outputs and gradients.
+
+Recorded with `--threads 1`, the default: other work shared the cores then, and two threads wait for one another there
+(tens of times slower, which says nothing of either). Measure two threads on two cores that nothing else uses.
 """
 
 from __future__ import annotations
@@ -108,7 +111,7 @@ def machine() -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "attention.json")
     arguments = parser.parse_args()

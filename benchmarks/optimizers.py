@@ -5,6 +5,9 @@
 Both optimisers step equal copies of the same matrices on the same gradients, in turns, so that a busy machine slows
 both. Recorded: the median time of a step of each, their ratio, and how far the two steps are apart (torch's works in
 bfloat16, ours in float32).
+
+Recorded with `--threads 1`, the default: other work shared the cores then, and two threads wait for one another there
+(tens of times slower, which says nothing of either). Measure two threads on two cores that nothing else uses.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ def machine() -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "optimizers.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

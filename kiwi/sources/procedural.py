@@ -56,6 +56,7 @@ TASKS: dict[str, Task] = {
     "background_reference": Task.BACKGROUND_CHANGE,
     "style": Task.GLOBAL_STYLE,
 }
+REACH = 1.15  # how far a shape reaches from its centre, in radii
 OUTLINE = 5.0  # pixels that an added outline is wide
 BESIDE = 0.34  # how far from its anchor an added object stands, as a share of the frame
 _VIDEO_BALANCE = (4, 4, 3, 3, 2, 2, 4, 8)  # parts of the videos, in the order of KINDS
@@ -437,7 +438,9 @@ def _things(rng: np.random.Generator, plan: _Plan, frames: int, size: int) -> li
         best: tuple[float, _Thing] | None = None
         for _ in range(24):
             travel = rng.uniform(-0.22, 0.22, 2) * size
-            low = radius + 1 + np.abs(travel) / 2
+            low = radius * REACH + 1 + np.abs(travel) / 2
+            if index == 0 and plan.outlined:
+                low = low + OUTLINE
             high = size - low
             if index == 0 and plan.kind == "add" and not plan.outlined:
                 room = BESIDE * size + radius
@@ -460,7 +463,7 @@ def _things(rng: np.random.Generator, plan: _Plan, frames: int, size: int) -> li
         if index > 0 and best[0] < 1.0:  # no room without an overlap: the scene has one object
             continue
         placed.append(best[1])
-        reach = radius * 1.2 + (OUTLINE if index == 0 and plan.outlined else 0)
+        reach = radius * REACH + (OUTLINE if index == 0 and plan.outlined else 0)
         taken.append((best[1].centre, reach))
         if index == 0 and plan.kind == "add" and not plan.outlined:
             step = BESIDE * size * (1 if plan.words["side"] == "right" else -1)
@@ -475,6 +478,7 @@ def _distance(shape: str, dx: Plane, dy: Plane, radius: float) -> Plane:
     if shape == "square":
         return np.asarray(radius * 0.88 - np.maximum(np.abs(dx), np.abs(dy)), np.float32)
     slope = np.float32(0.5)
+    radius = radius * 0.9
     sides = (radius * 0.62 + dy * slope - np.abs(dx) * np.float32(0.8944)).astype(np.float32)
     return np.minimum(sides, (radius * 0.85 - dy).astype(np.float32))
 
@@ -520,7 +524,7 @@ def _styled(frames: Plane, style: str) -> Plane:
 
 def _portrait(colour: str, shape: str, radius: float) -> Frames:
     """The ideal subject reference: the object on white, tightly cropped."""
-    side = int(np.ceil(radius * 2.3))
+    side = int(np.ceil(2 * (radius * REACH + 2)))
     centre = np.full((1, 2), (side - 1) / 2, np.float32)
     alpha = _alpha(shape, centre, radius, side)
     white = np.full((1, side, side, 3), 255, np.float32)

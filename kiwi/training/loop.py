@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from kiwi.configuration import StageSettings
@@ -41,7 +42,8 @@ def train(
     """Trains `model` in place for the stage's steps, from the checkpoint in `folder` if there is one.
 
     Raises:
-        TrainingError: a loss that is not finite; the message names the samples of the step.
+        TrainingError: a loss or gradient that is not finite (the message names the samples of the step), or a
+            damaged state to resume from.
     """
     optimizers = Optimizers(model, stage)
     steps = mixture.steps()
@@ -57,12 +59,11 @@ def train(
         loss = flow_matching_loss(model, batch, (seed, 3, step), stage.edit_weight)
         value = loss.item()
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss of step {step} is {value}; its samples: {', '.join(batch.iids)}",
-                "look at these samples, or lower the learning rate",
-            )
+            raise _not_finite("loss", step, value, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(optimizers.parameters, GRADIENT_CLIP)
+        if not torch.isfinite(norm):
+            raise _not_finite("gradient", step, float(norm), batch)
         optimizers.step(schedule(step, steps, stage.warmup_share, stage.decay_to))
         progress.losses.append((step, round(value, 6), kind))
         progress.step = step + 1
@@ -72,6 +73,13 @@ def train(
         if progress.step % stage.checkpoint_every == 0 and progress.step < steps:
             _save(model, optimizers, progress, folder)
     return progress
+
+
+def _not_finite(what: str, step: int, value: float, batch: Batch) -> TrainingError:
+    return TrainingError(
+        f"the {what} of step {step} is {value}; its samples: {', '.join(batch.iids)}",
+        "look at these samples, or lower the learning rate",
+    )
 
 
 def flow_matching_loss(
@@ -139,9 +147,12 @@ def _resumed(model: KiwiEditModel, optimizers: Optimizers, folder: Path) -> Prog
         return Progress()
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:
-        said = json.loads(file.metadata()["progress"])
-    tensors = load_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = json.loads(file.metadata()["progress"])
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be resumed from: {error}", "delete it to train the stage anew") from error
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -64,19 +64,22 @@ class Mixture:
         self._encoder = encoder
         self._seed = (seed, zlib.crc32(stage.name.encode()))
         self.buckets: dict[MediaKind, list[Bucket]] = {}
-        for entry in read_json(folder / "cache.json")["buckets"]:
-            if entry["kind"] in stage.mix:
+        for entry in _buckets(folder):
+            if stage.mix.get(entry["kind"], 0) > 0:
                 self.buckets.setdefault(entry["kind"], []).append(_read(folder, entry))
         if not self.buckets:
             raise TrainingError(
-                f"stage {stage.name} trains on {', '.join(stage.mix)}, and the dataset has none of them",
+                f"stage {stage.name} trains on {', '.join(self._wanted())}, and the dataset has none of them",
                 "loosen the curation thresholds, or give more pairs",
             )
-        self.missing = [kind for kind in stage.mix if kind not in self.buckets]
+        self.missing = [kind for kind in self._wanted() if kind not in self.buckets]
         self._kinds = sorted(self.buckets)
         shares = np.array([stage.mix[kind] for kind in self._kinds])
         self._shares = shares / shares.sum()
         self._orders: dict[tuple[str, int, int], np.ndarray] = {}
+
+    def _wanted(self) -> list[MediaKind]:
+        return [kind for kind, share in self._stage.mix.items() if share > 0]
 
     @property
     def samples(self) -> int:
@@ -128,6 +131,14 @@ class Mixture:
                 _grid(bucket.tensors["vision"]), reference,
             )  # fmt: skip
         return bucket.prompts[index]
+
+
+def _buckets(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return cast("list[dict[str, Any]]", read_json(folder / "cache.json")["buckets"])
+    except (OSError, ValueError, KeyError) as error:
+        said = f"the latent cache is damaged: {folder / 'cache.json'}: {error}"
+        raise TrainingError(said, f"delete {folder}, run again") from error
 
 
 def _grid(tokens: Tensor) -> VisionGrid:

@@ -222,11 +222,7 @@ def test_an_outline_added_at_the_easy_level_runs_around_its_object() -> None:
             assert sum(bool(ray.any()) for ray in rays) >= 3  # one side may be cut by the frame
 
 
-TRIANGLES = pytest.mark.xfail(
-    strict=True,
-    reason="a triangle reaches 1.24 of its radius upwards and 1.17 sideways; frames and portraits allow less",
-)
-EVERY_SHAPE = ["circle", "square", pytest.param("triangle", marks=TRIANGLES)]
+EVERY_SHAPE = ["circle", "square", "triangle"]
 
 
 @lru_cache(maxsize=1)
