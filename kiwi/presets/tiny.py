@@ -26,6 +26,8 @@ def tiny(*, workspace: str, tracking_uri: str, pairs: str | None = None, seed: i
         seed=seed,
         workspace=workspace,
         tracking_uri=tracking_uri,
+        # another kind of data, another registered model: one trained on a few clips never displaces the other
+        model_name="kiwi-edit-tiny-pairs" if pairs else "kiwi-edit-tiny",
         source=SourceSettings(kind="pairs", pairs=pairs)
         if pairs
         else SourceSettings(kind="procedural", level="easy", seed=seed),
