@@ -13,8 +13,6 @@ Recorded with `--threads 1`, the default: other work shared the cores then, and 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from machine import machine
 from torch import Tensor
 
 from kiwi.configuration import ModelSettings
@@ -95,16 +94,6 @@ def compare(transformer: Any, run: Callable[[], list[Tensor]], rounds: int) -> d
         "median_ms": milliseconds,
         "stock_over_kiwi": round(milliseconds["stock"] / milliseconds["kiwi"], 2),
         "largest_relative_difference": float(f"{max(apart):.1e}"),
-    }
-
-
-def machine() -> dict[str, object]:
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 

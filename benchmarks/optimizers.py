@@ -13,13 +13,12 @@ Recorded with `--threads 1`, the default: other work shared the cores then, and 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from machine import machine
 from torch import Tensor, nn
 
 from kiwi.configuration import ModelSettings
@@ -71,16 +70,6 @@ def compare(rounds: int) -> dict[str, object]:
         "median_ms": milliseconds,
         "torch_over_kiwi": round(milliseconds["torch"] / milliseconds["kiwi"], 2),
         "cosine_of_the_two_ways": round(float(torch.cosine_similarity(*moved, dim=0)), 6),
-    }
-
-
-def machine() -> dict[str, object]:
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 

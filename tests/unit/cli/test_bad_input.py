@@ -24,7 +24,7 @@ def kiwi(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
+def check_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
     assert done.returncode == 2, done.stderr
     for text in said:
         assert text in done.stderr
@@ -33,13 +33,13 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
 
 
 def test_an_unknown_preset_lists_the_known_ones(tmp_path):
-    refused(kiwi("run", "--preset", "huge", cwd=tmp_path), "no preset 'huge'", "presets: tiny")
+    check_refused(kiwi("run", "--preset", "huge", cwd=tmp_path), "no preset 'huge'", "presets: tiny")
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("backend", "said"), [("docker", "later release"), ("kfp", "later release"), ("x", "'x'")])
 def test_a_backend_that_is_not_there_says_so(tmp_path, backend, said):
-    refused(kiwi("run", "--backend", backend, cwd=tmp_path), said)
+    check_refused(kiwi("run", "--backend", backend, cwd=tmp_path), said)
     assert not (tmp_path / "runs").exists()
 
 
@@ -54,16 +54,16 @@ def test_a_backend_that_is_not_there_says_so(tmp_path, backend, said):
     ],
 )
 def test_a_wrong_override_names_the_setting(tmp_path, override, said):
-    refused(kiwi("run", "--set", override, cwd=tmp_path), said)
+    check_refused(kiwi("run", "--set", override, cwd=tmp_path), said)
 
 
 def test_a_missing_folder_of_pairs(tmp_path):
-    refused(kiwi("run", "--pairs", "nowhere", cwd=tmp_path), "nowhere", "--pairs")
+    check_refused(kiwi("run", "--pairs", "nowhere", cwd=tmp_path), "nowhere", "--pairs")
 
 
 def test_a_folder_without_a_list(tmp_path):
     (tmp_path / "clips").mkdir()
-    refused(kiwi("run", "--pairs", "clips", cwd=tmp_path), "pairs.csv")
+    check_refused(kiwi("run", "--pairs", "clips", cwd=tmp_path), "pairs.csv")
 
 
 @pytest.mark.parametrize(
@@ -73,33 +73,33 @@ def test_a_folder_without_a_list(tmp_path):
 )
 def test_a_list_without_pairs_or_columns(tmp_path, text, said):
     (tmp_path / "pairs.csv").write_text(text)
-    refused(kiwi("run", "--pairs", "pairs.csv", cwd=tmp_path), said)
+    check_refused(kiwi("run", "--pairs", "pairs.csv", cwd=tmp_path), said)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_work_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("mine")
-    refused(kiwi("run", "--workdir", "file", cwd=tmp_path), "is a file", "--workdir")
-    refused(kiwi("run", "--workdir", "file/below", cwd=tmp_path), "not writable", "--workdir")
+    check_refused(kiwi("run", "--workdir", "file", cwd=tmp_path), "is a file", "--workdir")
+    check_refused(kiwi("run", "--workdir", "file/below", cwd=tmp_path), "not writable", "--workdir")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_work_folder_that_is_not_writable(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o555)
-    refused(kiwi("run", "--workdir", "locked/run", cwd=tmp_path), "not writable", "--workdir")
+    check_refused(kiwi("run", "--workdir", "locked/run", cwd=tmp_path), "not writable", "--workdir")
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    refused(kiwi("run", "--workdir", "photos", cwd=tmp_path), "holds no run (cat.jpg)", "--workdir")
+    check_refused(kiwi("run", "--workdir", "photos", cwd=tmp_path), "holds no run (cat.jpg)", "--workdir")
 
 
 def test_a_summary_that_could_not_be_written_is_refused_at_once(tmp_path):
-    refused(kiwi("run", "--summary", ".", cwd=tmp_path), "is a folder")
+    check_refused(kiwi("run", "--summary", ".", cwd=tmp_path), "is a folder")
     (tmp_path / "file").write_text("")
-    refused(kiwi("run", "--summary", "file/summary.json", cwd=tmp_path), "cannot be written")
+    check_refused(kiwi("run", "--summary", "file/summary.json", cwd=tmp_path), "cannot be written")
     assert not (tmp_path / "runs").exists()
 
 
@@ -118,7 +118,7 @@ def test_a_summary_that_could_not_be_written_is_refused_at_once(tmp_path):
     ids=" ".join,
 )
 def test_commands_about_a_run_that_is_not_there(tmp_path, arguments):
-    refused(kiwi(*arguments, cwd=tmp_path))
+    check_refused(kiwi(*arguments, cwd=tmp_path))
 
 
 def test_an_unknown_option_is_wrong_use(tmp_path):
