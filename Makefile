@@ -1,17 +1,21 @@
-# The two set-up commands: `make run` and `make test`. `make lint`, `make lock`, `make clean` for developers.
+# The two set-up commands: `make run` and `make test`. For developers: test-services, lint, lock, bench, clean.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: run test lint lock bench clean
+.PHONY: run test test-services lint lock bench clean
 
 run: $(READY)
 	$(BIN)/kiwi run --preset tiny --workdir runs/demo --summary runs/demo/summary.json
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Against real services, one test after the other; what is not installed is skipped with its reason (.ci/run installs).
+test-services: $(READY)
+	$(BIN)/python -m pytest tests/integration -m services
 
 lint: $(READY)
 	$(BIN)/ruff check .

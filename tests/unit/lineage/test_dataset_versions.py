@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from kiwi import lineage
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import UsageError
-from kiwi.lineage import LineageError, describe, list_versions, publish_dataset, pull
+from kiwi.lineage import LineageError, describe, list_versions, process, publish_dataset, pull
 from kiwi.tracking import read_records, silent, task_run
 from kiwi.workspace import Workspace, read_json
 
@@ -105,7 +104,7 @@ def test_what_the_remote_lacks_is_an_error_and_leaves_no_folder(copied: tuple[Ru
     for path in (root / "demo" / "dvc-remote").rglob("*"):
         if path.is_file():
             path.unlink()
-    with pytest.raises(LineageError, match="dvc pull"):
+    with pytest.raises(LineageError, match="dvc pull: the remote lacks data"):
         pull(Workspace.of(configuration).repository, "latest", root / "out")
     assert not (root / "out").exists()
 
@@ -137,22 +136,22 @@ def test_a_publication_killed_at_any_step_leaves_no_half_version_and_is_complete
     configuration, root = copied
     repository = Workspace.of(configuration).repository
     folder = _dataset(root / "dataset", "third")
-    real = lineage._run
+    real = process.run
 
     class Killed(BaseException):
         pass
 
     for step in ("push", "tag"):
 
-        def killing(command: list[str], place: Path | None, program: str, step: str = step) -> str:
+        def killing(command: list[str], place: Path | None, called: str, step: str = step) -> str:
             if step in command:
                 raise Killed
-            return real(command, place, program)
+            return real(command, place, called)
 
-        monkeypatch.setattr(lineage, "_run", killing)
+        monkeypatch.setattr(process, "run", killing)
         with pytest.raises(Killed):
             publish_dataset(configuration, folder, silent())
-        monkeypatch.setattr(lineage, "_run", real)
+        monkeypatch.setattr(process, "run", real)
         assert [version["number"] for version in list_versions(repository)] == [1, 2]
     (repository / ".git" / "index.lock").write_text("")
     said = publish_dataset(configuration, folder, silent())
