@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from kiwi.cli.prefer import prefer
 from kiwi.errors import UsageError
 
-app = typer.Typer(help="The held-out benchmark: run, judge, table.", no_args_is_help=True)
+app = typer.Typer(help="The held-out benchmark: run, judge, table, prefer.", no_args_is_help=True)
+app.command("prefer")(prefer)
 
 Workdir = Annotated[Path, typer.Option(help="The work folder of a run with a trained model.")]
 
