@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kiwi.errors import UsageError
 
@@ -24,11 +24,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SourceSettings(Settings):
-    """Where editing pairs come from: the procedural generator, or the user's own pairs."""
+class CollectionSettings(Settings):
+    """One published collection of editing pairs, read in its own layout from a local folder or an s3:// address."""
 
-    kind: Literal["procedural", "pairs"] = "procedural"
+    adapter: str = Field(description="name of an adapter of kiwi/sources (`kiwi data sources` lists them)")
+    location: str
+    limit: int | None = Field(None, ge=1, description="the first so many pairs of it; None: all")
+
+
+class SourceSettings(Settings):
+    """Where editing pairs come from: the procedural generator, the user's own pairs, or published collections."""
+
+    kind: Literal["procedural", "pairs", "collections"] = "procedural"
     pairs: str | None = None
+    collections: tuple[CollectionSettings, ...] = Field((), description="listed one after the other, in this order")
     listing_sha256: str | None = Field(None, description="of the pairs list: one that changed is curated anew")
     level: Literal["easy", "rich"] = "easy"
     clips: int = Field(3000, ge=0)
@@ -37,6 +46,52 @@ class SourceSettings(Settings):
     size: int = Field(64, ge=32)
     fps: int = Field(8, ge=1)
     seed: int = 0
+
+
+class VlmSettings(Settings):
+    """How a vision-language model behind an OpenAI-compatible server is asked.
+
+    The address and the key are no part of what is computed: KIWI_VLM_BASE_URL and KIWI_VLM_API_KEY, or for one stage
+    KIWI_VLM_SCORE_BASE_URL, KIWI_VLM_GROUND_…, KIWI_VLM_VERIFY_….
+    """
+
+    model: str = Field(description="the name under which the server serves it")
+    prompt: str | None = Field(None, description="a folder of one's own prompt files; None: those of the package")
+    passes: int = Field(1, ge=1, description="answers asked of each question; their figures are averaged")
+    temperature: float = Field(0.0, ge=0)
+    seed: int = 0
+    max_tokens: int = Field(1024, ge=16)
+    max_frames: int = Field(16, ge=1, description="frames of a clip that are shown at most, evenly spread")
+    image_pixels: int = Field(360_000, ge=1024, description="pixels of a picture that is sent")
+
+
+class ServiceSettings(Settings):
+    """How patiently services are asked; no part of what is computed."""
+
+    concurrency: int = Field(64, ge=1, description="requests under way at once, of one task")
+    timeout: float = Field(120.0, gt=0, description="seconds for one request")
+    attempts: int = Field(6, ge=1, description="tries of one request, 429, 5xx and time-outs waited out")
+    cache: bool = Field(True, description="keep replies by model, prompt, pictures and parameters")
+
+
+class WeightsSettings(Settings):
+    """Released weights and how they are loaded. `device` is "auto", "cpu", "cuda" or "cuda:N"."""
+
+    model: str = Field(description="a repository on the Hugging Face hub, or a local folder")
+    revision: str | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    batch: int = Field(8, ge=1)
+
+
+class ImageEditorSettings(WeightsSettings):
+    """An image editor that makes references."""
+
+    steps: int = Field(40, ge=1)
+    guidance: float = Field(4.0, ge=0, description="true classifier-free guidance; 1: none, half the time")
+    lora: str | None = Field(None, description="a distilled LoRA: REPOSITORY, REPOSITORY::FILE.safetensors or a file")
+    pixels: int = Field(1_048_576, ge=4096, description="pixels of the picture that is made")
+    offload: bool = Field(False, description="keep parts that are not at work in main memory")
 
 
 class CurationSettings(Settings):
@@ -50,17 +105,36 @@ class CurationSettings(Settings):
     synthesizer: str = "classical"
     verifier: str = "classical"
     deduplicator: str = "classical"
+    vlm_score: VlmSettings = VlmSettings(model="EditScore-Qwen3-VL-8B-Instruct", temperature=0.7)
+    vlm_ground: VlmSettings = VlmSettings(model="Qwen3-VL-32B-Instruct")
+    vlm_verify: VlmSettings = VlmSettings(model="Qwen3-VL-32B-Instruct")
+    sam3: WeightsSettings = WeightsSettings(model="facebook/sam3")
+    qwen_image_edit: ImageEditorSettings = ImageEditorSettings(model="Qwen/Qwen-Image-Edit-2511", batch=1)
+    clip: WeightsSettings = WeightsSettings(model="openai/clip-vit-base-patch32", dtype="float32", batch=64)
+    service: ServiceSettings = ServiceSettings()
+    score_fps: float = Field(2.0, gt=0, description="frames a second that a model scores (the paper's: 2)")
     pixel_budget: int = Field(360_000, ge=1024, description="pixels a frame that curators look at")
     max_frames: int = Field(240, ge=1, description="frames decoded of one clip")
     min_score: float = Field(6.0, ge=0, le=10)
-    min_reference_score: float = Field(6.0, ge=0, le=10)
+    min_reference_score: float = Field(6.0, ge=0, le=10, description="for reference data, where it is stricter")
+    only_reference_tasks: bool = Field(
+        False, description="early exit: reject tasks that no reference is made for before they are scored"
+    )
+    min_first_frame_score: float = Field(
+        0.0, ge=0, le=10, description="early exit: score the first frame alone first, and reject what is below; 0: off"
+    )
+    unique_crops: bool = Field(
+        False, description="early exit: drop near-duplicate target crops before references are made of them"
+    )
     min_region: float = Field(0.002, ge=0, le=1, description="smallest edited share of the frame")
     max_region: float = Field(0.85, ge=0, le=1, description="largest edited share of the frame for a local edit")
     max_aspect: float = Field(4.0, ge=1)
     min_reference_side: int = Field(8, ge=1)
     max_reference_side: int = Field(2048, ge=16)
     min_verify: float = Field(0.5, ge=0, le=1)
-    duplicate_distance: float = Field(4.0, ge=0)
+    duplicate_distance: float = Field(4.0, ge=0, description="classical: bits of 64 in which two hashes may differ")
+    duplicate_similarity: float = Field(0.95, ge=0, le=1, description="clip: cosine from which two are the same")
+    duplicate_memory: float = Field(2.0, gt=0, description="clip: GB that the comparison of all with all may take")
     duplicate_scope: Literal["reference", "quadruplet"] = Field(
         "quadruplet", description="what must repeat: the reference alone (the paper's), or reference and target both"
     )
@@ -80,6 +154,19 @@ class ModelSettings(Settings):
         description="quadruplets that train with their reference: all of them, or those whose instruction alone does "
         "not say what to make; every quadruplet whose instruction does say it also trains without its reference",
     )
+    source_embedding: Literal["separate", "shared", "channels"] = Field(
+        "separate", description="how source latents enter: added by a convolution of their own (the paper's), by the "
+        "backbone's own, or as further channels beside the noisy ones",
+    )  # fmt: skip
+    source_scaling: Literal["sigma", "learned", "none"] = Field(
+        "sigma", description="what the added source is multiplied with: the noise level, a curve over it, nothing"
+    )
+    reference_position: Literal["last", "first"] = Field("last", description="of reference frames, in time")
+    reference_features: bool = Field(True, description="off: learnable queries alone speak of the reference")
+    backbone: str | None = Field(
+        None, description="a local folder with transformer/ and vae/ of Wan, which the sizes wan2.… start from"
+    )
+    language_model: str | None = Field(None, description="a local folder of Qwen2.5-VL, which they start from")
 
 
 class StageSettings(Settings):
@@ -104,6 +191,67 @@ class StageSettings(Settings):
     decay_to: float = Field(0.0, ge=0, le=1, description="the learning rate at the end, as a share of its peak")
     max_epochs: float = Field(1000.0, gt=0, description="an upper bound on passes over the data: steps shrink to it")
     checkpoint_every: int = Field(200, ge=1)
+    size: int | None = Field(
+        None, ge=8, description="the square root of a frame's pixels in this stage; None: the model's"
+    )
+    frames: int | None = Field(None, ge=1, description="frames of a clip in this stage, 4k + 1; None: the model's")
+    batch_tokens: int | None = Field(
+        None, ge=1, description="fill batches to so many transformer tokens in all, instead of batch_size samples"
+    )
+    accumulate: int = Field(1, ge=1, description="parts in which a rank works through its share of a batch")
+    gradient_clip: float = Field(1.0, gt=0)
+    moments: Literal["float32", "bfloat16"] = Field("float32", description="how AdamW keeps its two moments")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights, which the stage then leaves; 0: none")
+    weighting: Literal["uniform", "bell"] = Field("uniform", description="of the loss over the noise level")
+    reference_scale: tuple[float, float] | None = Field(
+        None, description="references are shown at a random scale in these bounds, on white; the paper's (0.7, 1.0)"
+    )
+    reference_similarity: float = Field(
+        0.0, ge=0, description="weight of the likeness between the predicted clean latents and the reference's"
+    )
+    temporal_consistency: float = Field(
+        0.0, ge=0, description="weight of the error of the predicted clean latents' changes over time"
+    )
+
+    @field_validator("frames")
+    @classmethod
+    def _causal(cls, frames: int | None) -> int | None:
+        if frames is not None and (frames - 1) % 4:
+            raise ValueError(f"{frames} frames are not 4k + 1")
+        return frames
+
+    @field_validator("reference_scale")
+    @classmethod
+    def _bounds(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and not 0 < bounds[0] <= bounds[1] <= 1:
+            raise ValueError(f"{bounds} are no scales: 0 < least <= most <= 1")
+        return bounds
+
+
+class TrainerSettings(Settings):
+    """How stages are trained: what changes speed and memory, and but for `precision` nothing of what is learned."""
+
+    device: str = Field("auto", description='"auto", "cpu", "cuda" or "cuda:N"')
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the arithmetic; weights and moments stay in float32 either way"
+    )
+    shard_ranks: int | None = Field(
+        None, ge=1, description="ranks that one copy of the weights is spread over (FSDP); fewer than all: HSDP"
+    )
+    recompute: Literal["none", "selective", "full"] = Field(
+        "none", description="what the backward pass computes again: nothing; all but products; whole blocks"
+    )
+    compile: bool = Field(False, description="compile the transformer's blocks")
+    prefetch: int = Field(2, ge=1, description="batches made ready ahead of their step")
+    log_every: int = Field(10, ge=1)
+    asynchronous: bool = Field(True, description="write checkpoints while training goes on")
+    keep: int = Field(2, ge=1, description="newest checkpoints of a stage that are kept")
+    samples_every: int = Field(0, ge=0, description="edit a few held-out clips every so many steps; 0: never")
+    samples: int = Field(4, ge=1, description="how many clips these are")
+    profile: bool = Field(False, description="write a trace of a few steps")
+    peak_tflops: float | None = Field(
+        None, gt=0, description="of one device, for the utilisation; None: known for A100, H100 and H200 alone"
+    )
 
 
 class BenchmarkSettings(Settings):
@@ -128,11 +276,14 @@ class GateSettings(Settings):
 
 
 class RunConfiguration(Settings):
-    """Everything a run is made of. `workspace` and `tracking_uri` say where, the rest says what."""
+    """Everything a run is made of. `workspace`, `store` and `tracking_uri` say where, the rest says what."""
 
     preset: str
     seed: int = 0
     workspace: str
+    store: str | None = Field(
+        None, description="where curation keeps its parts, a folder or s3://…; None: the workspace"
+    )
     tracking_uri: str
     experiment: str = "kiwi"
     model_name: str = "kiwi-edit-tiny"
@@ -141,6 +292,7 @@ class RunConfiguration(Settings):
     curation: CurationSettings = CurationSettings()
     model: ModelSettings = ModelSettings()
     stages: tuple[StageSettings, ...]
+    trainer: TrainerSettings = TrainerSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gate: GateSettings = GateSettings()
 
@@ -166,7 +318,7 @@ class RunConfiguration(Settings):
     def identity(self) -> str:
         """Hash of what the run computes, leaving out where it runs and what it is called."""
         said = self.model_dump(mode="json")
-        for place in ("workspace", "tracking_uri", "experiment", "model_name", "threads"):
+        for place in ("workspace", "store", "tracking_uri", "experiment", "model_name", "threads"):
             said.pop(place)
         return digest(said)
 

@@ -19,6 +19,7 @@ from kiwi.workspace import Workspace, read_json, write_json
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 Kind = Literal["new", "resumed", "again"]
+DATASETS = "process"  # the backend of `kiwi data build`, which trains nothing
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def claim(configuration: RunConfiguration, backend: str) -> Iterator[Attempt]:
     workspace = Workspace.of(configuration)
     _check_writable(workspace.root)
     with _locked(workspace.root):
-        kind = _check_holder(workspace, configuration)
+        kind = _check_holder(workspace, configuration, backend)
         attempt = Attempt(_new_id(configuration), kind, configuration)
         _record_start(attempt, backend)
         yield attempt
@@ -127,7 +128,8 @@ def _locked(root: Path) -> Iterator[None]:
         yield
 
 
-def _check_holder(workspace: Workspace, configuration: RunConfiguration) -> Kind:
+def _check_holder(workspace: Workspace, configuration: RunConfiguration, backend: str) -> Kind:
+    """A folder of datasets alone (DATASETS) takes other settings too: what they share is found again."""
     root = workspace.root
     if not workspace.run_record.exists():
         others = sorted(path.name for path in root.iterdir() if path.name != ".lock")
@@ -138,7 +140,8 @@ def _check_holder(workspace: Workspace, configuration: RunConfiguration) -> Kind
             )
         return "new"
     record = read_json(workspace.run_record)
-    if record["configuration"] != _holder_identity(configuration):
+    datasets = backend == DATASETS and record["backend"] == DATASETS
+    if record["configuration"] != _holder_identity(configuration) and not datasets:
         said = read_json(workspace.configuration) if workspace.configuration.exists() else {}
         changed = "; ".join(_differences(said, configuration.model_dump(mode="json"))[:3])
         raise UsageError(
@@ -178,7 +181,7 @@ def _record_start(attempt: Attempt, backend: str) -> None:
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
     """`source.seed: 0, now 1` for every setting that differs."""
-    ignored = {"workspace", "tracking_uri", "experiment", "model_name", "threads", "source.listing_sha256"}
+    ignored = {"workspace", "store", "tracking_uri", "experiment", "model_name", "threads", "source.listing_sha256"}
     if where in ignored or old == new:
         return []
     if isinstance(old, dict) and isinstance(new, dict):

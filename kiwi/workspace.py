@@ -7,12 +7,12 @@ result there returns it, so a retry, a second run and a resumed run all do only 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kiwi.configuration import RunConfiguration, digest
+from kiwi import storage
+from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError
 
 
@@ -73,21 +73,9 @@ class Workspace:
         return self.root / "decision.json"
 
 
-def curation_key(configuration: RunConfiguration) -> str:
-    """Names the curation of a run: its source, its curators, its seed; the number of shards is no part of it."""
-    curation = configuration.curation.model_dump(mode="json")
-    curation.pop("shards")
-    return digest(
-        configuration.source.model_dump(mode="json"), curation, configuration.benchmark.share, configuration.seed
-    )
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes atomically: a reader sees the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False))
-    os.replace(temporary, path)
+    storage.write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
 def read_json(path: Path) -> Any:

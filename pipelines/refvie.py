@@ -10,6 +10,7 @@ from components.publish_dataset.component import publish_dataset
 from components.score.component import score
 from components.segment.component import segment
 from components.synthesize.component import synthesize
+from components.unique_crops.component import unique_crops
 from components.verify.component import verify
 from pipelines.tasks import PROFILE, shard_step, step
 
@@ -23,7 +24,11 @@ def refvie(config: str) -> dsl.Dataset:
         scored = shard_step(score(config=config, shard=shard, previous=opened.outputs["books"]), "Score edits")
         grounded = shard_step(ground(config=config, shard=shard, previous=scored.outputs["books"]), "Find the region")
         cut = shard_step(segment(config=config, shard=shard, previous=grounded.outputs["books"]), "Outline it")
-        made = shard_step(synthesize(config=config, shard=shard, previous=cut.outputs["books"]), "Make references")
+
+    crops = step(unique_crops(config=config, shards=dsl.Collected(cut.outputs["books"])), "Drop repeated crops")
+
+    with dsl.ParallelFor(shards.output, name="references", parallelism=PROFILE.parallelism) as shard:
+        made = shard_step(synthesize(config=config, shard=shard, previous=crops.outputs["books"]), "Make references")
         verified = shard_step(verify(config=config, shard=shard, previous=made.outputs["books"]), "Verify references")
 
     unique = step(deduplicate(config=config, shards=dsl.Collected(verified.outputs["books"])), "Deduplicate")

@@ -12,7 +12,7 @@ def publish_dataset(config: str, books: dsl.Input[dsl.Dataset], dataset: dsl.Out
     from pathlib import Path
 
     from kiwi.configuration import RunConfiguration
-    from kiwi.dataset.assemble import assemble
+    from kiwi.curation.finished import assemble
     from kiwi.lineage import publish_dataset as publish
     from kiwi.tracking import task_run
 

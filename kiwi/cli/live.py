@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ BEFORE = (
     ("score", "Score edits"),
     ("ground", "Find the region"),
     ("segment", "Outline it"),
+    ("unique_crops", "Drop repeated crops"),
     ("synthesize", "Make references"),
     ("verify", "Verify references"),
     ("deduplicate", "Deduplicate"),
@@ -68,9 +68,18 @@ class Line:
         return self.done / self.seconds if self.seconds > 0.5 else 0.0
 
 
-def watch(root: Path, attempt: str, configuration: RunConfiguration, process: subprocess.Popen[bytes]) -> None:
-    """Shows the run until its process ends: a live table on a terminal, plain lines elsewhere; both on stderr."""
+def watch(
+    root: Path, attempt: str, configuration: RunConfiguration, ended: Callable[[], bool], *, curation: bool = False
+) -> None:
+    """Shows the run until it has ended: a live table on a terminal, plain lines elsewhere; both on stderr.
+
+    Args:
+        curation: show the tasks of curation alone.
+    """
     from rich.console import Console
+
+    def seen() -> list[Line]:
+        return lines(read_records(root, attempt), configuration, curation=curation)
 
     console = Console(stderr=True)
     if console.is_terminal:
@@ -79,28 +88,29 @@ def watch(root: Path, attempt: str, configuration: RunConfiguration, process: su
         started = time.time()
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             while True:
-                ended = process.poll() is not None
-                live.update(table(lines(read_records(root, attempt), configuration), time.time() - started))
-                if ended:
+                over = ended()
+                live.update(table(seen(), time.time() - started))
+                if over:
                     return
                 time.sleep(REFRESH_SECONDS)
     told: dict[str, str] = {}
     while True:
-        ended = process.poll() is not None
-        for line in lines(read_records(root, attempt), configuration):
+        over = ended()
+        for line in seen():
             if line.state != "pending" and told.get(line.name) != line.state:
                 told[line.name] = line.state
                 print(_plain(line), file=sys.stderr, flush=True)
-        if ended:
+        if over:
             return
         time.sleep(REFRESH_SECONDS)
 
 
-def lines(records: Sequence[TaskRecord], configuration: RunConfiguration) -> list[Line]:
+def lines(records: Sequence[TaskRecord], configuration: RunConfiguration, *, curation: bool = False) -> list[Line]:
     """All tasks in the pipeline's order, those to come as pending; of promote and hold only the one that ran."""
-    titles = dict(BEFORE)
-    titles.update({f"train_{stage.name}": f"Train {stage.name}" for stage in configuration.stages})
-    titles.update(AFTER)
+    titles = dict(BEFORE[:-1] if curation else BEFORE)
+    if not curation:
+        titles.update({f"train_{stage.name}": f"Train {stage.name}" for stage in configuration.stages})
+        titles.update(AFTER)
     for record in records:
         titles.setdefault(record.name, record.name)
     grouped = {name: [record for record in records if record.name == name] for name in titles}
@@ -122,7 +132,10 @@ def _line(name: str, title: str, group: list[TaskRecord], shards: int) -> Line:
     progress = [record.progress for record in group if record.progress]
     newest = max(group, key=lambda record: record.heard)
     note = next((record.error for record in group if record.error), "")
-    if not note and progress:
+    kept = [entry["kept"] for entry in progress if entry.get("kept")]
+    if not note and kept:
+        note = f"kept {sum(one for one, _ in kept):,} of {sum(every for _, every in kept):,}"
+    elif not note and progress:
         note = str(progress[-1]["note"])  # what is being done says more than what was noted on the way
     elif not note and newest.notes:
         note = newest.notes[-1]
@@ -172,8 +185,13 @@ def clock(seconds: float) -> str:
 def _count(row: Line) -> str:
     if not row.total:
         return ""
-    count = f"{row.done:,}/{row.total:,} {row.unit}" if row.state == "running" else f"{row.total:,} {row.unit}"
-    return f"{count} {row.rate:,.0f}/s" if row.rate >= 1 else count
+    running = row.state == "running"
+    count = f"{row.done:,}/{row.total:,} {row.unit}" if running else f"{row.total:,} {row.unit}"
+    if row.rate >= 1:
+        count += f" {row.rate:,.0f}/s"
+    if running and row.rate > 0 and row.done < row.total:
+        count += f", {clock((row.total - row.done) / row.rate)} left"
+    return count
 
 
 def _remark(row: Line) -> str:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -32,6 +32,9 @@ REFRESH_SECONDS = 0.25
 def run(
     preset: Annotated[str, typer.Option(help="The configuration to start from.")] = "tiny",
     pairs: Annotated[Path | None, typer.Option(help="Your own pairs: a CSV, or a folder with pairs.csv.")] = None,
+    source: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=LOCATION", help="A published collection (`kiwi data sources`).")
+    ] = None,
     backend: Annotated[str, typer.Option(help="local; docker and kfp come with a later release.")] = "local",
     workdir: Annotated[Path, typer.Option(help="The run's work folder; a second run there resumes.")] = Path(
         "runs/demo"
@@ -51,7 +54,9 @@ def run(
     from kiwi.runs import claim
 
     check_backend(backend)
-    configuration = configure(preset, pairs, workdir, seed, override or [], tracking_uri, threads)
+    configuration = configure(
+        preset, pairs, workdir, seed, override or [], tracking_uri, threads, collections=source or ()
+    )
     check_summary(summary)
     try:
         with _stopped_by_signals(), claim(configuration, backend) as attempt:
@@ -76,25 +81,29 @@ def configure(
     overrides: list[str],
     tracking_uri: str | None,
     threads: int,
+    *,
+    collections: Sequence[str] = (),
+    store: str | None = None,
 ) -> RunConfiguration:
-    """The run's configuration; the pairs are listed once, so that a bad list is refused before anything starts."""
+    """The run's configuration; the source is looked at, so that a bad list is refused before anything starts."""
     from kiwi.presets import build
 
     root = workdir.absolute()
-    store = f"sqlite:///{root.parent / 'tracking' / 'mlflow.db'}"
+    database = f"sqlite:///{root.parent / 'tracking' / 'mlflow.db'}"
     configuration = build(
         preset,
         workspace=root,
-        tracking_uri=tracking_uri or store,
+        tracking_uri=tracking_uri or database,
         pairs=pairs.absolute() if pairs else None,
+        collections=collections,
+        store=store,
         seed=seed,
         threads=threads,
         overrides=overrides,
     )
-    if pairs:
-        from kiwi.sources.listing import list_pairs
+    from kiwi.sources.listing import check_source
 
-        list_pairs(configuration.source)
+    check_source(configuration.source)
     return configuration
 
 
@@ -118,7 +127,7 @@ def conduct(attempt: Attempt, summary: Path | None, as_json: bool) -> None:
     _greet(attempt)
     process = _start(attempt)
     try:
-        watch(workspace.root, attempt.id, attempt.configuration, process)
+        watch(workspace.root, attempt.id, attempt.configuration, lambda: process.poll() is not None)
     except KeyboardInterrupt:
         _end_group(process)
         record_end(workspace, "interrupted")

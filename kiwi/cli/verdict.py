@@ -55,6 +55,8 @@ def _reasons(what: str, counts: dict[str, int]) -> str:
 
 
 def _funnel(workspace: Workspace) -> list[str]:
+    from kiwi.curation.funnel import idle
+
     published = read_json(workspace.root / "dataset.json")
     manifest: dict[str, Any] = read_json(Path(published["path"]) / "manifest.json")
     return [
@@ -62,4 +64,5 @@ def _funnel(workspace: Workspace) -> list[str]:
         + (f"  {sum(row['rejected'].values())} rejected" if row["rejected"] else "")
         + (f"  {sum(row['failed'].values())} failed" if row["failed"] else "")
         for row in manifest["funnel"]
+        if not idle(row)
     ]

@@ -1,42 +1,41 @@
 """The global stage: repeated samples and near-duplicate references go, the first of each is kept, in listing order.
 
-It also puts the parts of all stages and shards side by side into the final rows that a dataset is made of.
+It also puts the parts of all stages and shards side by side into the final rows that a dataset is made of. What it
+decides by is small and held for all rows; the rows themselves stream through, a few chunks at a time.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from kiwi import storage
 from kiwi.configuration import RunConfiguration, canonical_json, digest
 from kiwi.curation.curators import registry
-from kiwi.curation.funnel import funnel
-from kiwi.curation.parts import DECISION, Row, column_names, counted, decide, read_table, write_part
-from kiwi.curation.plan import CurationError, Plan, read_plan
-from kiwi.curation.stages import SHARD_STAGES
-from kiwi.dataset.schema import Reason, Status, TrainsAs
+from kiwi.curation.keys import WITHOUT_EFFECT
+from kiwi.curation.parts import DECISION, MEASURED, read_table, schema_of, write_table
+from kiwi.curation.plan import CurationError, Plan, read_document, read_plan, write_document
+from kiwi.curation.stages import SHARD_STAGES, stages_before
+from kiwi.curation.steps import step_of
+from kiwi.dataset.schema import WORTHLESS, Reason, Status, TrainsAs
+from kiwi.dataset.statistics import funnel_of
 from kiwi.tracking import TaskRun
-from kiwi.workspace import read_json, write_json
 
 STAGE = "deduplicate"
 PART_ROWS = 4096
-_FRAMES = ("given_reference", "source_frame", "target_frame", "mask_png")
+_FRAMES = ("given_reference", "source_frame", "target_frame", "mask_png", "crop_fingerprint", "crop_of")
 _FINGERPRINTS = ("target_fingerprint", "reference_fingerprint")
-_OWN = {
-    "trains_as": pa.string(),
-    "dup_of": pa.string(),
-    "curator": pa.string(),
-    "parameters_hash": pa.string(),
-}
-_WORTHLESS = frozenset({Reason.DUPLICATE_SAMPLE, Reason.SIZE_MISMATCH, Reason.LENGTH_MISMATCH, Reason.NO_VISIBLE_EDIT})
+_OWN = {"trains_as": pa.string(), "dup_of": pa.string(), "curator": pa.string(), "parameters_hash": pa.string()}
 
 
 def deduplicate(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
-    """Decides the rows that all stages kept, and writes `<curation>/deduplicated/part-*.parquet`, sorted by position.
+    """Decides the rows that all stages kept, and writes `<key>/deduplicated/part-*.parquet`, sorted by position.
 
     Near-duplicates are judged by `curation.duplicate_scope`: the reference alone, or reference and target both (two
     scenes with one mug in them are two samples).
@@ -48,120 +47,163 @@ def deduplicate(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any
         CurationError: a shard's last stage is not finished.
     """
     plan = read_plan(configuration)
-    marker = plan.deduplicated / "books.json"
-    if marker.exists():
+    marker = storage.join(plan.deduplicated, "books.json")
+    if storage.exists(marker):
         task.note("reused")
-        return {**read_json(marker), "path": str(plan.deduplicated)}
+        return {**read_document(marker), "path": plan.deduplicated}
     started = time.monotonic()
-    table = _gathered(plan)
-    rows = _decisions(table)
-    _drop_repeated_samples(rows)
-    _drop_repeated_references(configuration, table, rows)
+    rows = _decided(configuration, _standing(plan, configuration))
     provenance = registry.provenance(configuration.curation)
-    for row in rows:
-        row["trains_as"] = trains_as(row, configuration.curation.min_score).value
-        row["curator"] = canonical_json(provenance)
-        row["parameters_hash"] = parameters_hash(configuration)
-    _write(plan, table, rows)
-    books = {"stage": STAGE, **counted(rows, STAGE), "rows": len(rows), "funnel": funnel(rows), "curators": provenance}
-    books["trains_as"] = {kind.value: sum(row["trains_as"] == kind for row in rows) for kind in TrainsAs}
+    rows = rows.with_columns(
+        trains_as(configuration.curation.min_score),
+        pl.lit(canonical_json(provenance)).alias("curator"),
+        pl.lit(parameters_hash(configuration)).alias("parameters_hash"),
+    )
+    for part, table in enumerate(_final(plan, configuration, rows)):
+        write_table(storage.join(plan.deduplicated, f"part-{part:05d}.parquet"), table)
+        task.progress(min((part + 1) * PART_ROWS, plan.pairs), plan.pairs)
+    funnel = funnel_of(rows)
+    kinds = {kind.value: rows.filter(pl.col("trains_as") == kind).height for kind in TrainsAs}
+    books = {**funnel[-1], "rows": rows.height, "funnel": funnel, "curators": provenance, "trains_as": kinds}
     books["seconds"] = round(time.monotonic() - started, 3)
-    write_json(marker, books)
+    write_document(marker, books)
     task.metrics({"rows_in": books["rows_in"], "kept": books["kept"], "seconds": books["seconds"]})
-    return {**books, "path": str(plan.deduplicated)}
+    return {**books, "path": plan.deduplicated}
 
 
-def trains_as(row: Row, min_score: float) -> TrainsAs:
+def trains_as(min_score: float) -> pl.Expr:
     """What a row is good for: a kept one as quadruplet; one that lost only its reference, and whose instruction says
     enough without, as instruction data."""
-    if row["status"] == Status.KEPT:
-        return TrainsAs.QUADRUPLET
-    if row["status"] == Status.FAILED or row["reason"] in _WORTHLESS or row["repeated"] or row["needs_reference"]:
-        return TrainsAs.NOTHING
-    score = row["score_overall"]
-    return TrainsAs.INSTRUCTION if score is not None and score >= min_score else TrainsAs.NOTHING
+    worthless = (
+        (pl.col("status") == Status.FAILED)
+        | pl.col("reason").is_in([str(reason) for reason in WORTHLESS])
+        | pl.col("repeated")
+        | pl.col("needs_reference")
+    )
+    good = pl.col("score_overall").fill_null(-1.0) >= min_score
+    return (
+        pl.when(pl.col("status") == Status.KEPT)
+        .then(pl.lit(TrainsAs.QUADRUPLET.value))
+        .when(~worthless & good)
+        .then(pl.lit(TrainsAs.INSTRUCTION.value))
+        .otherwise(pl.lit(TrainsAs.NOTHING.value))
+        .alias("trains_as")
+    )
 
 
 def parameters_hash(configuration: RunConfiguration) -> str:
     """Hash of the settings that decide what becomes of a row; portions of work are none of them."""
-    settings = configuration.curation.model_dump(mode="json")
-    for portion in ("shards", "chunk_rows"):
-        settings.pop(portion)
+    settings = configuration.curation.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
     return digest(settings, registry.provenance(configuration.curation))
 
 
-def _gathered(plan: Plan) -> pa.Table:
-    """All rows of all shards, the stages' columns side by side, sorted by position; frames and masks stay behind."""
-    tables = []
+def _standing(plan: Plan, configuration: RunConfiguration) -> pl.DataFrame:
+    """What the decisions need of every row, sorted by position: decision, identity, score, fingerprints."""
+    last = SHARD_STAGES[-1]
+    portions = []
     for shard in range(plan.shards):
-        if not plan.books(SHARD_STAGES[-1], shard).exists():
-            raise CurationError(f"shard {shard}: {SHARD_STAGES[-1]} is not finished", "run its stages first")
+        if not storage.exists(plan.books(last, shard)):
+            raise CurationError(f"shard {shard}: {last} is not finished", "run its stages first")
         for chunk in range(len(plan.chunks(shard))):
-            tables.append(_side_by_side(plan, shard, chunk))
-    table = pa.concat_tables(tables)
-    return table.take(pc.sort_indices(table, sort_keys=[("position", "ascending")]))
+            listed = read_table(plan.part("ingest", shard, chunk), ["position", "iid", "needs_reference"])
+            scored = read_table(plan.part("score", shard, chunk), ["score_overall"])
+            ended = read_table(plan.part(last, shard, chunk), [*DECISION, *_FINGERPRINTS])
+            frames = [pl.DataFrame(pl.from_arrow(table)) for table in (listed, scored, ended)]
+            portions.append(pl.concat(frames, how="horizontal"))
+    return pl.concat(portions).sort("position")
 
 
-def _side_by_side(plan: Plan, shard: int, chunk: int) -> pa.Table:
-    columns: dict[str, pa.ChunkedArray] = {}
-    for stage in SHARD_STAGES:
-        left_out = set(_FRAMES) | (set() if stage == SHARD_STAGES[-1] else set(DECISION))
-        path = plan.part(stage, shard, chunk)
-        names = [name for name in column_names(path) if name not in left_out]
-        found = read_table(path, names)
-        columns.update({name: found[name] for name in names})
-    return pa.table(columns)
+def _decided(configuration: RunConfiguration, rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with their final decision, `repeated` and `dup_of`; without fingerprints."""
+    kept = pl.col("status") == Status.KEPT
+    rows = rows.with_columns(pl.when(kept).then(pl.lit(STAGE)).otherwise("stage").alias("stage"))
+    rows = _without_repeated_samples(rows)
+    rows = _without_repeated_references(configuration, rows)
+    return rows.drop(*_FINGERPRINTS)
 
 
-def _decisions(table: pa.Table) -> list[Row]:
-    names = ["position", "iid", "needs_reference", "score_overall", *DECISION]
-    rows: list[Row] = table.select(names).to_pylist()
-    for row in rows:
-        row.update(dup_of="", repeated=False)
-        if row["status"] == Status.KEPT:
-            row["stage"] = STAGE
-    return rows
-
-
-def _drop_repeated_samples(rows: list[Row]) -> None:
+def _without_repeated_samples(rows: pl.DataFrame) -> pl.DataFrame:
     """A pair that is listed twice counts once. A repetition that was out already keeps its reason."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        if row["status"] == Status.FAILED or first.setdefault(row["iid"], row) is row:
-            continue
-        row.update(dup_of=row["iid"], repeated=True)
-        if row["status"] == Status.KEPT:
-            detail = f"the same source, target and instruction as row {first[row['iid']]['position']}"
-            decide(row, STAGE, Status.REJECTED, Reason.DUPLICATE_SAMPLE, detail)
+    readable = pl.when(pl.col("status") != Status.FAILED).then("position")
+    rows = rows.with_columns(readable.min().over("iid").alias("first"))
+    repeated = (pl.col("status") != Status.FAILED) & (pl.col("position") != pl.col("first"))
+    rows = rows.with_columns(
+        repeated.alias("repeated"),
+        pl.when(repeated).then("iid").otherwise(pl.lit("")).alias("dup_of"),
+        (repeated & (pl.col("status") == Status.KEPT)).alias("goes"),
+    )
+    said = pl.format("the same source, target and instruction as row {}", "first")
+    return _rejected(rows, Reason.DUPLICATE_SAMPLE, said).drop("first")
 
 
-def _drop_repeated_references(configuration: RunConfiguration, table: pa.Table, rows: list[Row]) -> None:
+def _without_repeated_references(configuration: RunConfiguration, rows: pl.DataFrame) -> pl.DataFrame:
     settings = configuration.curation
-    standing = np.flatnonzero([row["status"] == Status.KEPT for row in rows])
+    standing = np.flatnonzero((rows["status"] == Status.KEPT).to_numpy())
     if len(standing) == 0:
-        return
+        return rows
     aspects = ["reference_fingerprint"]
     if settings.duplicate_scope == "quadruplet":
         aspects.append("target_fingerprint")
-    prints = [table[name].take(pa.array(standing)).to_pylist() for name in aspects]
-    repeats = registry.deduplicator(settings).keep_first(prints, settings.duplicate_distance)
-    for place, earlier in zip(standing, repeats, strict=True):
-        if earlier >= 0:
-            kept = rows[int(standing[earlier])]
-            rows[int(place)]["dup_of"] = kept["iid"]
-            detail = f"its {settings.duplicate_scope} repeats that of row {kept['position']}"
-            decide(rows[int(place)], STAGE, Status.REJECTED, Reason.DUPLICATE_REFERENCE, detail)
+    prints = [rows[name].gather(standing).to_list() for name in aspects]
+    earlier = registry.deduplicator(settings).keep_first(prints)
+    of = np.full(rows.height, -1, np.int64)
+    of[standing] = np.where(earlier >= 0, standing[earlier], -1)
+    goes = of >= 0
+    keepers = rows.select("iid", "position")[np.where(goes, of, 0).tolist()]
+    rows = rows.with_columns(
+        pl.Series("goes", goes), keepers["iid"].alias("of_iid"), keepers["position"].alias("of_position")
+    ).with_columns(pl.when("goes").then("of_iid").otherwise("dup_of").alias("dup_of"))
+    said = pl.format(f"its {settings.duplicate_scope} repeats that of row {{}}", "of_position")
+    return _rejected(rows, Reason.DUPLICATE_REFERENCE, said).drop("of_iid", "of_position")
 
 
-def _write(plan: Plan, table: pa.Table, rows: list[Row]) -> None:
-    stays = [name for name in table.column_names if name not in _FINGERPRINTS and name not in DECISION]
-    schema = pa.schema([*(table.schema.field(name) for name in stays), *{**_OWN, **DECISION}.items()])
-    for number, start in enumerate(range(0, len(rows), PART_ROWS)):
-        portion: list[Row] = table.select(stays).slice(start, PART_ROWS).to_pylist()
-        decided = rows[start : start + PART_ROWS]
-        own = [*_OWN, *DECISION]
-        full = [{**row, **{name: said[name] for name in own}} for row, said in zip(portion, decided, strict=True)]
-        for row in full:  # a reference that did not hold is no part of the dataset
-            if row["trains_as"] != TrainsAs.QUADRUPLET:
-                row.update(ref_image_bytes=None, ref_origin="")
-        write_part(plan.deduplicated / f"part-{number:05d}.parquet", full, schema)
+def _rejected(rows: pl.DataFrame, reason: Reason, detail: pl.Expr) -> pl.DataFrame:
+    """Rejects the rows that `goes` marks, at this stage."""
+    return rows.with_columns(
+        pl.when("goes").then(pl.lit(Status.REJECTED.value)).otherwise("status").alias("status"),
+        pl.when("goes").then(pl.lit(reason.value)).otherwise("reason").alias("reason"),
+        pl.when("goes").then(detail).otherwise("detail").alias("detail"),
+    ).drop("goes")
+
+
+def _final(plan: Plan, configuration: RunConfiguration, rows: pl.DataFrame) -> Iterator[pa.Table]:
+    """The final rows in parts of PART_ROWS: all stages side by side, frames and masks left behind."""
+    stages = _schemas(configuration)
+    decided = rows.select(*_OWN, *DECISION)
+
+    @lru_cache(maxsize=2 * plan.shards)
+    def chunk_of(shard: int, chunk: int) -> pl.DataFrame:
+        return _side_by_side(plan, stages, shard, chunk)
+
+    for start in range(0, plan.pairs, PART_ROWS):
+        stop = min(start + PART_ROWS, plan.pairs)
+        portions = []
+        for shard in range(plan.shards):
+            places = [place for place in range(start, stop) if place % plan.shards == shard]
+            within = [place // plan.shards for place in places]
+            for chunk in sorted({index // plan.chunk_rows for index in within}):
+                taken = [index % plan.chunk_rows for index in within if index // plan.chunk_rows == chunk]
+                portions.append(chunk_of(shard, chunk)[taken])
+        part = pl.concat([pl.concat(portions).sort("position"), decided[start:stop]], how="horizontal")
+        quadruplet = pl.col("trains_as") == TrainsAs.QUADRUPLET  # a reference that did not hold is no part of it
+        part = part.with_columns(
+            pl.when(quadruplet).then("ref_image_bytes").alias("ref_image_bytes"),
+            pl.when(quadruplet).then("ref_origin").otherwise(pl.lit("")).alias("ref_origin"),
+        )
+        yield part.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _schemas(configuration: RunConfiguration) -> dict[str, list[str]]:
+    """The columns that each stage gives to the final rows."""
+    settings = configuration.curation
+    columns = {}
+    for stage in stages_before(STAGE, settings):
+        measures = step_of(stage, settings).measures if stage in MEASURED else ()
+        left_out = {*_FRAMES, *_FINGERPRINTS, *DECISION}
+        columns[stage] = [name for name in schema_of(stage, measures).names if name not in left_out]
+    return columns
+
+
+def _side_by_side(plan: Plan, stages: dict[str, list[str]], shard: int, chunk: int) -> pl.DataFrame:
+    tables = [read_table(plan.part(stage, shard, chunk), names) for stage, names in stages.items() if names]
+    return pl.concat([pl.DataFrame(pl.from_arrow(table)) for table in tables], how="horizontal")

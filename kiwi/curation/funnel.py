@@ -5,36 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 from kiwi.curation.plan import CurationError
-from kiwi.dataset.schema import CURATION_STAGES, FAILURES, Reason, Status
+from kiwi.dataset.schema import CURATION_STAGES
+from kiwi.dataset.statistics import FunnelError, funnel_of
 
 Books = dict[str, Any]
 
+LEFT = ("failed", "rejected")
+_DECISION = {"status": pl.String, "stage": pl.String, "reason": pl.String}
 
-def funnel(rows: Iterable[Mapping[str, Any]]) -> list[Books]:
-    """The funnel that rows (status, stage, reason) tell, one entry a stage. Raises CurationError where one lies."""
-    order = {stage: number for number, stage in enumerate(CURATION_STAGES)}
-    books: list[Books] = [_empty(stage) for stage in CURATION_STAGES]
-    total = 0
-    for row in rows:
-        total += 1
-        if row["status"] == Status.KEPT:
-            continue
-        if row["status"] not in ("rejected", "failed") or row["stage"] not in order or not row["reason"]:
-            raise CurationError(f"a row has status {row['status']!r}, stage {row['stage']!r}, reason {row['reason']!r}")
-        if (Reason(row["reason"]) in FAILURES) != (row["status"] == Status.FAILED):
-            raise CurationError(f"a row is {row['status']} for {row['reason']}")
-        reasons = books[order[row["stage"]]][str(row["status"])]
-        reasons[str(row["reason"])] = reasons.get(str(row["reason"]), 0) + 1
-    for entry in books:
-        entry["rows_in"] = total
-        total -= sum(entry["rejected"].values()) + sum(entry["failed"].values())
-        entry["kept"] = total
-    return books
+
+def funnel(rows: pl.DataFrame | pl.LazyFrame | Iterable[Mapping[str, Any]]) -> list[Books]:
+    """The funnel that rows (status, stage, reason) tell, one entry a stage. Raises CurationError where one lies.
+
+    It is kiwi.dataset.statistics.funnel_of; rows that come one by one are put into a table of these three columns.
+    """
+    if not isinstance(rows, pl.DataFrame | pl.LazyFrame):
+        told = [tuple(None if row[name] is None else str(row[name]) for name in _DECISION) for row in rows]
+        rows = pl.DataFrame(told, schema=_DECISION, orient="row")
+    try:
+        return funnel_of(rows)
+    except FunnelError as error:
+        raise CurationError(error.message, error.remedy) from error
 
 
 def add_books(books: Iterable[Mapping[str, Any]]) -> list[Books]:
     """The funnel from the books of shards and stages, added up. Raises CurationError if it does not reconcile."""
+    found = add_up(books)
+    reconcile(found)
+    return found
+
+
+def add_up(books: Iterable[Mapping[str, Any]]) -> list[Books]:
+    """The same while shards are still at work, so that a stage may not have taken in all that the one before kept."""
     summed: dict[str, Books] = {}
     for entry in books:
         total = summed.setdefault(str(entry["stage"]), _empty(str(entry["stage"])))
@@ -43,20 +48,28 @@ def add_books(books: Iterable[Mapping[str, Any]]) -> list[Books]:
         for status in ("rejected", "failed"):
             for reason, count in entry[status].items():
                 total[status][reason] = total[status].get(reason, 0) + count
-    found = [summed[stage] for stage in CURATION_STAGES if stage in summed]
-    reconcile(found)
-    return found
+    return [summed[stage] for stage in CURATION_STAGES if stage in summed]
 
 
 def reconcile(books: Sequence[Mapping[str, Any]]) -> None:
-    """Raises CurationError unless rows in = kept + rejected + failed, and each stage takes in what was kept."""
+    """Raises CurationError unless rows in = kept + rejected + failed (+ unmeasured, in a re-cut), stage after stage."""
     for number, entry in enumerate(books):
-        out = entry["kept"] + sum(entry["rejected"].values()) + sum(entry["failed"].values())
+        out = entry["kept"] + left(entry) + entry.get("unmeasured", 0)
         if out != entry["rows_in"]:
             raise CurationError(f"{entry['stage']}: {entry['rows_in']} rows in, {out} out")
         if number and books[number - 1]["kept"] != entry["rows_in"]:
             before = books[number - 1]["kept"]
             raise CurationError(f"{entry['stage']}: {entry['rows_in']} rows in, {before} kept before")
+
+
+def left(entry: Mapping[str, Any]) -> int:
+    """Rows that a stage rejected or failed."""
+    return sum(sum(entry[status].values()) for status in LEFT)
+
+
+def idle(entry: Mapping[str, Any]) -> bool:
+    """Whether a stage passed everything on: an early exit that is off does, and a table may leave it out."""
+    return bool(entry["stage"] == "unique_crops" and not left(entry) and not entry.get("unmeasured", 0))
 
 
 def print_funnel(books: Sequence[Mapping[str, Any]], console: Any = None) -> None:
@@ -68,11 +81,18 @@ def print_funnel(books: Sequence[Mapping[str, Any]], console: Any = None) -> Non
     for column in table.columns[1:3]:
         column.justify = "right"
     for entry in books:
-        reasons = [(reason, count) for status in ("failed", "rejected") for reason, count in entry[status].items()]
-        reasons.sort(key=lambda item: (-item[1], item[0]))
-        told = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
-        table.add_row(entry["stage"], f"{entry['rows_in']:,}", f"{entry['kept']:,}", told or "–")
+        if not idle(entry):
+            table.add_row(entry["stage"], f"{entry['rows_in']:,}", f"{entry['kept']:,}", told(entry))
     (console or Console(stderr=True)).print(table)
+
+
+def told(entry: Mapping[str, Any]) -> str:
+    """Why rows left at a stage, the most frequent reason first."""
+    reasons = [(reason, count) for status in LEFT for reason, count in entry[status].items()]
+    reasons.sort(key=lambda item: (-item[1], item[0]))
+    if entry.get("unmeasured"):
+        reasons.append(("unmeasured", entry["unmeasured"]))
+    return ", ".join(f"{reason} {count:,}" for reason, count in reasons) or "–"
 
 
 def _empty(stage: str) -> Books:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from kiwi import storage
 from kiwi.configuration import RunConfiguration
-from kiwi.curation.parts import Row, decide
+from kiwi.curation.parts import Row, decide, leave
 from kiwi.dataset.rows import listed_id, sample_id
 from kiwi.dataset.schema import EditPair, Reason, Status
 from kiwi.dataset.shards import member_address, write_shard
-from kiwi.media import MediaError, decode_image, encode_video, png_bytes, probe, resize_to_budget
+from kiwi.media import DEFAULT_LIMITS, MediaError, decode_image, encode_video, png_bytes, probe, resize_to_budget
 from kiwi.sources.listing import SourceFailure, open_pair
 from kiwi.sources.procedural import draw
 
@@ -30,24 +31,29 @@ class Opened:
     extension: str
     target_extension: str
     reference: bytes | None = None
-    detail: str = field(default="")
 
 
-def ingest_chunk(configuration: RunConfiguration, pairs: Sequence[EditPair], root: Path, tar: str) -> list[Row]:
-    """Rows of one chunk, kept or failed; the clips of the kept ones in `root`/`tar`."""
+def ingest_chunk(configuration: RunConfiguration, pairs: Sequence[EditPair], root: str, tar: str) -> list[Row]:
+    """Rows of one chunk, kept or failed; the clips of the kept ones in `root`/`tar`, one pair in memory at a time."""
     rows: list[Row] = []
-    members: dict[str, bytes] = {}
-    for pair in pairs:
-        row = _listed(pair)
-        opened = _opened(configuration, pair, row)
-        if opened is not None:
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        packed: set[str] = set()
+        for pair in pairs:
+            row = _listed(pair)
+            rows.append(row)
+            opened = _opened(configuration, pair, row)
+            if opened is None:
+                continue
             names = [f"{row['iid']}.source{opened.extension}", f"{row['iid']}.target{opened.target_extension}"]
-            members.setdefault(names[0], opened.source)  # a repeated pair has the same name and the same bytes
-            members.setdefault(names[1], opened.target)
             row.update(src_video=member_address(tar, names[0]), tgt_video=member_address(tar, names[1]))
             row["given_reference"] = opened.reference
-        rows.append(row)
-    write_shard(root / tar, members.items())
+            for name, data in zip(names, (opened.source, opened.target), strict=True):
+                if name not in packed:  # a repeated pair has the same names and the same bytes
+                    packed.add(name)
+                    yield name, data
+
+    write_shard(storage.join(root, tar), members())
     return rows
 
 
@@ -61,7 +67,7 @@ def _listed(pair: EditPair) -> Row:
         "edit_type": pair.edit_type,
         "task": pair.task.value,
         "media": pair.media,
-        "prompt": pair.prompt,
+        "prompt": pair.prompt[: LONGEST_INSTRUCTION + 1],
         "needs_reference": pair.needs_reference,
         "src_video": "",
         "tgt_video": "",
@@ -72,12 +78,15 @@ def _listed(pair: EditPair) -> Row:
 
 def _opened(configuration: RunConfiguration, pair: EditPair, row: Row) -> Opened | None:
     """The pair's media, with `row` marked; None, with the typed reason in `row`, where they cannot be had."""
+    if pair.problem is not None:
+        leave(row, STAGE, pair.problem, pair.problem_detail)
+        return None
     if not pair.prompt.strip():
-        decide(row, STAGE, Status.FAILED, Reason.INSTRUCTION_EMPTY, "the instruction is empty")
+        leave(row, STAGE, Reason.INSTRUCTION_EMPTY, "the instruction is empty")
         return None
     if len(pair.prompt) > LONGEST_INSTRUCTION:
         detail = f"{len(pair.prompt)} characters, at most {LONGEST_INSTRUCTION}"
-        decide(row, STAGE, Status.FAILED, Reason.INSTRUCTION_TOO_LONG, detail)
+        leave(row, STAGE, Reason.INSTRUCTION_TOO_LONG, detail)
         return None
     if configuration.source.kind == "procedural":
         opened: Opened | None = _drawn(configuration, pair)
@@ -103,10 +112,11 @@ def _drawn(configuration: RunConfiguration, pair: EditPair) -> Opened:
 
 
 def _read(configuration: RunConfiguration, pair: EditPair, row: Row) -> Opened | None:
+    """Bounds on a file's bytes hold before it is read, those on its pictures before they are decoded."""
     try:
         media = open_pair(configuration.source, pair)
     except SourceFailure as failure:
-        decide(row, STAGE, Status.FAILED, failure.reason, failure.detail)
+        leave(row, STAGE, failure.reason, failure.detail)
         return None
     failed = Reason.SOURCE_UNREADABLE
     try:
@@ -115,17 +125,23 @@ def _read(configuration: RunConfiguration, pair: EditPair, row: Row) -> Opened |
         frames = max(frames, probe(media.target, name=pair.tgt_video).frames)
         row["media"] = "image" if frames == 1 else "video"
         failed = Reason.REFERENCE_UNREADABLE
-        reference = None if media.reference is None else _reference(_bytes(media.reference), pair.ref_image)
+        reference = None if media.reference is None else _reference(media.reference, pair.ref_image)
+        failed = Reason.SOURCE_UNREADABLE
+        source = _bytes(media.source)
+        failed = Reason.TARGET_UNREADABLE
+        return Opened(source, _bytes(media.target), media.extension, media.target_extension, reference)
     except MediaError as error:
-        reason = Reason.OVER_LIMITS if error.reason == "over_limits" else failed
-        decide(row, STAGE, Status.FAILED, reason, error.message)
-        return None
-    return Opened(_bytes(media.source), _bytes(media.target), media.extension, media.target_extension, reference)
+        leave(row, STAGE, Reason.OVER_LIMITS if error.reason == "over_limits" else failed, error.message)
+    except OSError as error:  # a file that went away, or a disk that no longer reads it
+        leave(row, STAGE, failed, f"{pair.pair_id}: {error.strerror or error}")
+    return None
 
 
-def _reference(data: bytes, name: str) -> bytes:
+def _reference(media: bytes | Path, name: str) -> bytes:
     """A given reference as PNG, upright and on white, of at most REFERENCE_PIXELS."""
-    return png_bytes(resize_to_budget(decode_image(data, name=name)[None], REFERENCE_PIXELS)[0])
+    if isinstance(media, Path):
+        DEFAULT_LIMITS.check_bytes(name, media.stat().st_size)
+    return png_bytes(resize_to_budget(decode_image(_bytes(media), name=name)[None], REFERENCE_PIXELS)[0])
 
 
 def _bytes(media: bytes | Path) -> bytes:

@@ -6,16 +6,16 @@ and no stage copies what another wrote. A part is there whole or not at all.
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kiwi import storage
 from kiwi.curation.plan import CurationError
-from kiwi.dataset.schema import Reason, Status
+from kiwi.dataset.schema import FAILURES, Reason, Status
 
 Row = dict[str, Any]
 
@@ -45,9 +45,9 @@ FIXED: dict[str, dict[str, pa.DataType]] = {
         "fps": pa.float64(),
         "score_name": pa.string(),
         "score_overall": pa.float64(),
+        "score_first_frame": pa.float64(),
         "source_frame": pa.binary(),
         "target_frame": pa.binary(),
-        "target_fingerprint": pa.binary(),
     },
     "ground": {
         "region_kind": pa.string(),
@@ -56,9 +56,14 @@ FIXED: dict[str, dict[str, pa.DataType]] = {
         "region_x2": pa.float64(),
         "region_y2": pa.float64(),
     },
-    "segment": {"mask_png": pa.binary()},
+    "segment": {"mask_png": pa.binary(), "crop_fingerprint": pa.binary()},
+    "unique_crops": {"crop_of": pa.string()},
     "synthesize": {"ref_image_bytes": pa.binary(), "ref_origin": pa.string()},
-    "verify": {"verify_consistency": pa.float64(), "reference_fingerprint": pa.binary()},
+    "verify": {
+        "verify_consistency": pa.float64(),
+        "reference_fingerprint": pa.binary(),
+        "target_fingerprint": pa.binary(),
+    },
 }
 _REMEDY = "delete the folder of this stage; the next run makes it again"
 MEASURED = {"score": "score_", "ground": "region_", "segment": "mask_", "synthesize": "mask_crop_", "verify": "verify_"}
@@ -72,34 +77,35 @@ def schema_of(stage: str, measures: Sequence[str] = ()) -> pa.Schema:
     return pa.schema(list({**columns, **DECISION}.items()))
 
 
-def write_part(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+def write_part(path: str, rows: Sequence[Row], schema: pa.Schema) -> None:
     """Commits a chunk's rows; what a row does not have is null. The same rows give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = [pa.array([row.get(field.name) for row in rows], field.type) for field in schema]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), temporary, compression="zstd")
-    os.replace(temporary, path)
+    write_table(path, pa.Table.from_arrays(columns, schema=schema))
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> list[Row]:
+def write_table(path: str, table: pa.Table) -> None:
+    """Parquet, whole or not at all."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    storage.write_bytes(path, buffer.getvalue())
+
+
+def read_part(path: str, columns: Sequence[str] | None = None) -> list[Row]:
     """A part's rows. Raises CurationError where it is missing or no Parquet."""
     return list(read_table(path, columns).to_pylist())
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A part's columns: those asked for of those that it has, in the order asked for; all where none are named."""
     try:
-        with pa.OSFile(str(path)) as file:
-            return pq.read_table(file, columns=list(columns) if columns is not None else None)
+        with storage.open_read(path) as opened, pq.ParquetFile(opened) as file:
+            there = file.schema_arrow.names
+            wanted = None if columns is None else [name for name in columns if name in there]
+            return file.read(columns=wanted)
     except (OSError, pa.ArrowInvalid) as error:
         raise CurationError(f"{path}: {error}", _REMEDY) from error
-
-
-def column_names(path: Path) -> list[str]:
-    """A part's columns, without reading its rows."""
-    try:
-        return list(pq.read_schema(path).names)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CurationError(f"{path}: {error}", _REMEDY) from error
+    except storage.StorageError as error:
+        raise CurationError(error.message, _REMEDY) from error
 
 
 def counted(rows: Sequence[Mapping[str, Any]], stage: str) -> dict[str, Any]:
@@ -113,6 +119,11 @@ def counted(rows: Sequence[Mapping[str, Any]], stage: str) -> dict[str, Any]:
             reasons = books[str(row["status"])]
             reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
     return books
+
+
+def leave(row: Row, stage: str, reason: Reason, detail: str) -> Row:
+    """Marks a row as rejected, or as failed where the reason is a failure."""
+    return decide(row, stage, Status.FAILED if reason in FAILURES else Status.REJECTED, reason, detail)
 
 
 def decide(row: Row, stage: str, status: Status, reason: Reason | None = None, detail: str = "") -> Row:

@@ -8,94 +8,38 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
-from kiwi.configuration import RunConfiguration
+from kiwi import storage
 from kiwi.dataset.card import write_card
 from kiwi.dataset.manifest import MANIFEST, MEDIA, ROWS, FileEntry, build_manifest, describe_file, read_manifest
-from kiwi.dataset.rows import concatenate, conform, write_rows
+from kiwi.dataset.rows import conform, write_rows
 from kiwi.dataset.schema import TrainsAs
 from kiwi.dataset.shards import ShardSet, member_address, pack_shards, split_address
-from kiwi.dataset.split import TRAIN, all_train, hold_out
+from kiwi.dataset.split import TRAIN
 from kiwi.dataset.statistics import funnel_of, funnel_text
 from kiwi.errors import KiwiError
-from kiwi.tracking import TaskRun
-from kiwi.workspace import Workspace, curation_key, write_json
+from kiwi.workspace import write_json
 
 ROWS_PER_PART = 8192
 SHARD_BYTES = 1_000_000_000
+SHOWN = 8  # rejected rows by reason that keep their clips, to be looked at
 RESULT = ("digest", "pairs", "quadruplets", "instruction", "splits", "rejected", "failed", "funnel")
-
-
-class AssemblyError(KiwiError):
-    """There is nothing yet that a dataset could be made of."""
 
 
 class TooFewSamples(KiwiError):  # noqa: N818 - the word that the field uses for it
     """Curation left fewer samples than training needs. The message holds the funnel."""
 
 
-def assemble(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
-    """Makes `<curation>/dataset` of what deduplication left in `<curation>/deduplicated`; finds a finished one again.
-
-    The user's own pairs give a share to the split `benchmark`; procedural rows all train, for their benchmark is drawn
-    from another seed.
-
-    Returns:
-        {path, digest, pairs, quadruplets, instruction, splits, rejected{}, failed{}, funnel[]}.
-
-    Raises:
-        AssemblyError: deduplication is not finished.
-        TooFewSamples: fewer quadruplets or training pairs than curation.min_quadruplets and min_training_pairs.
-    """
-    curation = Workspace.of(configuration).curation(curation_key(configuration))
-    folder, deduplicated = curation / "dataset", curation / "deduplicated"
-    if (folder / MANIFEST).exists():
-        task.note("reused")
-        return assembled(folder)
-    if not (deduplicated / "books.json").exists():
-        raise AssemblyError(f"{deduplicated}: deduplication is not finished", "run the curation stages first")
-    own_pairs, settings = configuration.source.kind == "pairs", configuration.curation
-    result = write_dataset(
-        folder,
-        concatenate(sorted(deduplicated.glob("part-*.parquet"))),
-        curation,
-        parameters=parameters_of(configuration),
-        split=partial(hold_out, share=configuration.benchmark.share) if own_pairs else all_train,
-        min_quadruplets=settings.min_quadruplets,
-        min_training_pairs=settings.min_training_pairs,
-        progress=lambda done, total: task.progress(done, total, "clips"),
-    )
-    task.metrics({name: result[name] for name in ("pairs", "quadruplets", "instruction")})
-    task.tags({"dataset_digest": result["digest"]})
-    return result
-
-
-def parameters_of(configuration: RunConfiguration) -> dict[str, Any]:
-    """What a dataset was made with: nothing of where it was made, nor of the portions in which.
-
-    What the user's own pairs are, the rows and media say themselves.
-    """
-    own_pairs, source = configuration.source.kind == "pairs", configuration.source
-    return {
-        "source": {"kind": "pairs"}
-        if own_pairs
-        else source.model_dump(mode="json", exclude={"pairs", "listing_sha256"}),
-        "curation": configuration.curation.model_dump(mode="json", exclude={"shards", "chunk_rows"}),
-        "benchmark_share": configuration.benchmark.share if own_pairs else 0.0,
-        "seed": configuration.seed,
-    }
-
-
 def write_dataset(
     folder: Path,
-    rows: pl.DataFrame,
-    media_root: Path,
+    parts: Sequence[str | Path] | pl.DataFrame,
+    media_root: str | Path,
     *,
     parameters: Mapping[str, Any],
     split: Callable[[pl.DataFrame], pl.DataFrame],
@@ -106,9 +50,14 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Writes `folder` whole or not at all (it is built beside and renamed in place), replacing one that is there.
 
+    References stream through; what is held of all rows is the rest of their columns. Clips of rows that train go in,
+    and those of the first SHOWN rejected rows by reason.
+
     Args:
-        rows: one row a listed pair, in any order, with at least the columns of kiwi/dataset/rows.py; `src_video` and
-            `tgt_video` are member addresses of shards under `media_root`, or "" where no media could be read.
+        parts: Parquet parts, sorted by position over all of them, or a table; one row a listed pair, with at least
+            the columns of kiwi/dataset/rows.py. `src_video` and `tgt_video` are member addresses of shards under
+            `media_root`, or "" where no media could be read.
+        media_root: a folder or an address.
         parameters: what the dataset was made with; goes into the manifest and its digest.
         split: gives each row its split (kiwi/dataset/split.py).
         progress: called with members packed and members in all.
@@ -120,20 +69,20 @@ def write_dataset(
         TooFewSamples: fewer quadruplets, or fewer rows to train on, than asked for.
         FunnelError, ShardError: rows that do not reconcile, or media that are not there.
     """
-    rows = split(conform(rows).sort("position"))
+    rows = split(conform(_without_references(parts)).sort("position"))
     funnel = funnel_of(rows)
     _check_enough(rows, funnel, min_quadruplets, min_training_pairs)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.building")
-    shutil.rmtree(building, ignore_errors=True)
+    for left in folder.parent.glob(f".{folder.name}.*.building"):  # by a writer that was killed; there is one at a time
+        shutil.rmtree(left, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        rows, files = _pack_media(building, rows, media_root, shard_bytes, progress)
-        for number, start in enumerate(range(0, max(1, rows.height), ROWS_PER_PART)):
-            part, path = rows.slice(start, ROWS_PER_PART), building / ROWS / f"part-{number:05d}.parquet"
+        rows, files = _pack_media(building, _with_shown_media(rows), media_root, shard_bytes, progress)
+        for number, part in enumerate(_with_references(rows, parts)):
+            path = building / ROWS / f"part-{number:05d}.parquet"
             write_rows(part, path)
             files.append(describe_file(building, path, part.height))
-        bare = rows.with_columns(pl.lit(b"", pl.Binary).alias("ref_image_bytes"))
-        manifest = build_manifest(bare, files, funnel, parameters)
+        manifest = build_manifest(rows, files, funnel, parameters)
         write_card(building, manifest)
         write_json(building / MANIFEST, manifest)
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,8 +116,48 @@ def _check_enough(
         )
 
 
+def _portions(parts: Sequence[str | Path] | pl.DataFrame, columns: list[str] | None) -> Iterator[pl.DataFrame]:
+    """The parts as tables, with these columns of those they have, or with all but the references."""
+    if isinstance(parts, pl.DataFrame):
+        parts = parts.sort("position")
+        yield parts.select(columns) if columns else parts.drop("ref_image_bytes", strict=False)
+        return
+    for path in parts:
+        with storage.open_read(path) as opened, pq.ParquetFile(opened) as file:
+            names = columns or [name for name in file.schema_arrow.names if name != "ref_image_bytes"]
+            yield pl.DataFrame(pl.from_arrow(file.read(columns=names)))
+
+
+def _without_references(parts: Sequence[str | Path] | pl.DataFrame) -> pl.DataFrame:
+    return pl.concat(list(_portions(parts, None)), how="diagonal_relaxed")
+
+
+def _with_references(rows: pl.DataFrame, parts: Sequence[str | Path] | pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """`rows` in portions of ROWS_PER_PART, each with its references; those of other portions are not held."""
+    columns = ["position", "ref_image_bytes"]
+    coming, held = _portions(parts, columns), pl.DataFrame(schema={"position": pl.Int64, "ref_image_bytes": pl.Binary})
+    for start in range(0, max(1, rows.height), ROWS_PER_PART):
+        portion = rows.slice(start, ROWS_PER_PART)
+        while held.height < portion.height:
+            held = pl.concat([held, next(coming).cast({"position": pl.Int64, "ref_image_bytes": pl.Binary})])
+        here, held = held.head(portion.height), held.slice(portion.height)
+        if not here["position"].equals(portion["position"]):
+            raise KiwiError("the parts of the rows are not in the order of their positions", "deduplicate again")
+        yield portion.with_columns(here["ref_image_bytes"])
+
+
+def _with_shown_media(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` without the addresses of clips that no one will look at."""
+    useless = pl.col("trains_as") == TrainsAs.NOTHING
+    with_media = useless & (pl.col("src_video") != "")
+    place = pl.when(with_media).then(pl.int_range(pl.len()).over("reason", with_media))
+    goes = with_media & (place >= SHOWN)
+    cleared = [pl.when(goes).then(pl.lit("")).otherwise(name).alias(name) for name in ("src_video", "tgt_video")]
+    return rows.with_columns(cleared)
+
+
 def _pack_media(
-    building: Path, rows: pl.DataFrame, media_root: Path, capacity: int, progress: Callable[[int, int], None]
+    building: Path, rows: pl.DataFrame, media_root: str | Path, capacity: int, progress: Callable[[int, int], None]
 ) -> tuple[pl.DataFrame, list[FileEntry]]:
     """Copies each row's clips, in the rows' order and each member once, into the dataset's shards; rewrites addresses.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kiwi.dataset.licences import added_up, identifier
+from kiwi.configuration import CurationSettings
+from kiwi.dataset.licences import added_up, forbidden, identifier, terms_of
 from kiwi.dataset.manifest import CARD
+from kiwi.dataset.statistics import SIZES
 
 _ABOUT = {
     "position": "place of the pair in its source's listing, from 0",
@@ -51,6 +54,34 @@ _FAMILIES = {
     "dup_": "the deduplicator",
 }
 _BAR = 20
+_VALUES = 40  # of a column that are named one by one
+_KINDS = {  # by stage, the setting that chooses its curator
+    "score": "scorer",
+    "ground": "grounder",
+    "segment": "segmenter",
+    "synthesize": "synthesizer",
+    "verify": "verifier",
+    "deduplicate": "deduplicator",
+}
+_MODELS = {  # by setting and choice, the setting that names its model
+    ("scorer", "vlm"): "vlm_score",
+    ("grounder", "vlm"): "vlm_ground",
+    ("verifier", "vlm"): "vlm_verify",
+    ("segmenter", "sam3"): "sam3",
+    ("synthesizer", "qwen_image_edit"): "qwen_image_edit",
+    ("deduplicator", "clip"): "clip",
+}
+_PORTION = ("device", "batch", "offload", "prompt")  # how the work was done, not what was asked
+_DECIDING = ("min_", "max_", "duplicate_", "only_", "unique_", "score_fps", "pixel_budget")
+_DECIDES = {
+    "min_score": "score, 0 to 10, from which a pair trains at all",
+    "min_verify": "agreement of reference and target, 0 to 1",
+    "max_aspect": "longer side of a reference over its shorter",
+    "min_reference_side": "pixels",
+    "max_reference_side": "pixels",
+    "min_quadruplets": "fewer stop the run",
+    "min_training_pairs": "fewer stop the run",
+}
 
 
 def write_card(folder: Path, manifest: Mapping[str, Any]) -> Path:
@@ -75,19 +106,27 @@ def dataset_card(manifest: Mapping[str, Any]) -> str:
         _licences(manifest),
         _loading(),
         _columns(manifest),
+        _curators(manifest),
+        _thresholds(manifest),
         _provenance(manifest),
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
 def _header(manifest: Mapping[str, Any]) -> str:
+    """The Hub's front matter: what its search and its licence notice go by."""
     rows = int(manifest["pairs"])
     bounds = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
-    size = next((name for bound, name in bounds if rows < bound), "1M<n<10M")
+    size = next((name for bound, name in bounds if rows < bound), "1M<n<10M" if rows < 10_000_000 else "n>10M")
+    licences = manifest["statistics"]["licenses"]
+    licence = identifier(licences)
+    lines = ["---", "pretty_name: Reference-guided video editing dataset", f"license: {licence}"]
+    if licence == "other":
+        names = " and ".join(sorted(name or "none stated" for name in licences)) or "none stated"
+        lines += [f"license_name: {json.dumps(names, ensure_ascii=False)}", "license_link: README.md"]
     return "\n".join(
         [
-            "---",
-            f"license: {identifier(manifest['statistics']['licenses'])}",
+            *lines,
             "task_categories: [video-to-video, image-to-image]",
             "tags: [video-editing, reference-guided, instruction-following]",
             f"size_categories: ['{size}']",
@@ -133,6 +172,8 @@ def _summary(manifest: Mapping[str, Any]) -> str:
 def _funnel(manifest: Mapping[str, Any]) -> str:
     body = []
     for stage in manifest["funnel"]:
+        if stage["stage"] == "unique_crops" and stage["kept"] == stage["rows_in"]:
+            continue  # an early exit that was off
         reasons = [(name, count, "failed") for name, count in stage["failed"].items()]
         reasons += [(name, count, "") for name, count in stage["rejected"].items()]
         reasons.sort(key=lambda each: (-each[1], each[0]))
@@ -153,15 +194,19 @@ def _balances(manifest: Mapping[str, Any]) -> str:
         total = sum(each["rows"] for each in counts.values())
         body = [
             [
-                f"`{name}`" if name else "(none)",
+                _code(name),
                 f"{each['rows']:,}",
                 f"{each['quadruplet']:,}",
                 f"{each['instruction']:,}",
                 f"{each['nothing']:,}",
                 _bar(each["rows"], total),
             ]
-            for name, each in counts.items()
+            for name, each in list(counts.items())[:_VALUES]
         ]
+        if len(counts) > _VALUES:
+            rest = list(counts.values())[_VALUES:]
+            amounts = [sum(each[key] for each in rest) for key in ("rows", "quadruplet", "instruction", "nothing")]
+            body.append([f"{len(rest):,} others", *(f"{amount:,}" for amount in amounts), _bar(amounts[0], total)])
         parts.append(_table([title, "rows", "quadruplet", "instruction", "nothing", "share"], body))
     return "\n\n".join(parts)
 
@@ -186,6 +231,8 @@ def _media(manifest: Mapping[str, Any]) -> str:
     sizes = statistics["resolutions"]
     total = sum(sizes.values())
     body = [[name.replace("x", " × "), f"{count:,}", _bar(count, total)] for name, count in sizes.items()]
+    more = f" The {len(sizes)} most frequent:" if len(sizes) >= SIZES else ""
+    parts.append(f"Resolutions, as the sources have them.{more}")
     parts.append(_table(["width × height", "rows", "share"], body))
     prompts = statistics["examples"].items()
     examples = [[f"`{task}`", prompt if len(prompt) <= 160 else f"{prompt[:159]}…"] for task, prompt in prompts]
@@ -208,6 +255,11 @@ def _measurements(manifest: Mapping[str, Any]) -> str:
 
 
 def _limits(manifest: Mapping[str, Any]) -> str:
+    return "## Known limits\n\n" + "\n".join(f"- {sentence}" for sentence in known_limits(manifest))
+
+
+def known_limits(manifest: Mapping[str, Any]) -> list[str]:
+    """What a dataset's makers could not see or do, one sentence each; names are in backticks."""
     said = []
     if any(name.startswith("classical") for name in manifest["curators"].values()):
         said.append(
@@ -219,21 +271,73 @@ def _limits(manifest: Mapping[str, Any]) -> str:
         said.append("Backgrounds of origin `inpaint_classical` are smeared where the foreground stood.")
     if any(name.startswith("crop") for name in manifest["statistics"]["ref_origins"]):
         said.append("References cut from the target show the subject in the very pose in which the target has it.")
+    if manifest.get("parameters", {}).get("curation", {}).get("duplicate_scope") == "quadruplet":
+        said.append(
+            "Two quadruplets may have like references: dropped were those whose reference and target both repeat, "
+            "where the paper goes by the reference alone."
+        )
+    said.append("Regions, masks and references are of a clip's first frame; what appears later is in none of them.")
     if any(name.startswith(GUESSED) for name in manifest["statistics"]["edit_types"]):
         said.append(f"Edit types `{GUESSED}:…` were guessed from words of the instruction; the source named none.")
-    return "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in said) if said else ""
+    return said
 
 
 def _licences(manifest: Mapping[str, Any]) -> str:
-    licences = manifest["statistics"]["licenses"]
-    body = [
-        [name or "(none)", f"{each['rows']:,}", f"{each['quadruplet']:,}", f"{each['instruction']:,}"]
-        for name, each in licences.items()
+    used = licences_in_use(manifest)
+    sentences = "\n".join(f"- {_cell(sentence)}" for sentence in added_up(used)) if used else "- No rows are in use."
+    parts = ["## Licences, added up", _licence_table(manifest), f"For all rows in use together:\n\n{sentences}"]
+    denied = forbidden(used)
+    if denied:
+        listed = "\n".join(f"- {what}" for what in denied)
+        parts.append(f"So, unless whoever holds the rights says otherwise, one may not:\n\n{listed}")
+    parts.append("This is a reading of the licences' names, not legal advice; rows of one licence can be taken alone.")
+    return "\n\n".join(parts)
+
+
+def licences_in_use(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Rows in use by licence: what kiwi.dataset.licences adds up."""
+    counts = manifest["statistics"]["licenses"]
+    in_use = {name: each["quadruplet"] + each["instruction"] for name, each in counts.items()}
+    return {name: rows for name, rows in in_use.items() if rows}
+
+
+def licence_rows(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows by licence and source, with what the licence asks for in words; "" for terms that are not known.
+
+    By licence alone where an older manifest tells no more.
+    """
+    statistics = manifest["statistics"]
+    rows = statistics.get("sources") or [
+        {"license": name, "source_dataset": "", **each} for name, each in statistics["licenses"].items()
     ]
-    used = {name: each["rows"] for name, each in licences.items() if each["quadruplet"] + each["instruction"] > 0}
-    sentences = "\n".join(f"- {sentence}" for sentence in added_up(used)) if used else "- No rows are in use."
-    table = _table(["licence", "rows", "quadruplets", "instruction pairs"], body)
-    return f"## Licences, added up\n\n{table}\n\nFor all rows in use together:\n\n{sentences}"
+    told = [{**each, "asks": _terms(each["license"])} for each in rows]
+    return sorted(told, key=lambda each: (each["license"], -each["rows"]))
+
+
+def _licence_table(manifest: Mapping[str, Any]) -> str:
+    body = [
+        [
+            each["license"] or "(none)",
+            each["source_dataset"] or "–",
+            f"{each['rows']:,}",
+            f"{each['quadruplet']:,}",
+            f"{each['instruction']:,}",
+            each["asks"] or "**unknown**",
+        ]
+        for each in licence_rows(manifest)
+    ]
+    return _table(["licence", "source", "rows", "quadruplets", "instruction pairs", "asks for"], body)
+
+
+def _terms(licence: str) -> str:
+    terms = terms_of(licence)
+    asked = [
+        ("non-commercial", not terms.commercial),
+        ("no derivatives", not terms.derivatives),
+        ("share alike", terms.share_alike),
+        ("attribution", terms.attribution),
+    ]
+    return (", ".join(name for name, holds in asked if holds) or "nothing") if terms.known else ""
 
 
 def _loading() -> str:
@@ -274,6 +378,44 @@ def _columns(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def curator_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(stage, name-version, model, parameters) of who judged; model and parameters are "" for an algorithm."""
+    settings = manifest.get("parameters", {}).get("curation", {})
+    told = []
+    for stage, name in manifest["curators"].items():
+        kind = _KINDS.get(stage, "")
+        asked = settings.get(_MODELS.get((kind, str(settings.get(kind, ""))), ""), {})
+        others = [f"{key} {value}" for key, value in asked.items() if key not in ("model", *_PORTION) and value]
+        told.append((stage, str(name), str(asked.get("model", "")), ", ".join(others)))
+    return told
+
+
+def _curators(manifest: Mapping[str, Any]) -> str:
+    body = [
+        [stage, _code(name), _code(model) if model else "none: an algorithm", parameters or "–"]
+        for stage, name, model, parameters in curator_rows(manifest)
+    ]
+    table = _table(["stage", "curator and version", "model", "asked with"], body)
+    return f"## Curators and models\n\n{table if body else 'None is named in the rows.'}"
+
+
+def _thresholds(manifest: Mapping[str, Any]) -> str:
+    """The settings that decided, each in words."""
+    settings = manifest.get("parameters", {}).get("curation", {})
+    fields = CurationSettings.model_fields
+    body = [
+        [f"`curation.{name}`", str(settings[name]), field.description or _DECIDES.get(name, "")]
+        for name, field in fields.items()
+        if name in settings and name.startswith(_DECIDING)
+    ]
+    if not body:
+        return ""
+    return (
+        f"## Thresholds\n\n{_table(['setting', 'value', ''], body)}\n\nScores are stored, so another threshold is a "
+        "query: `kiwi data funnel --dataset . --set score.overall=8`."
+    )
+
+
 def _provenance(manifest: Mapping[str, Any]) -> str:
     entries = manifest["files"]
     shards = [entry for entry in entries if entry["path"].endswith(".tar")]
@@ -282,11 +424,10 @@ def _provenance(manifest: Mapping[str, Any]) -> str:
         ["rows", f"{len(parts):,}", _size(parts), f"{sum(each['entries'] for each in parts):,} rows"],
         ["media", f"{len(shards):,}", _size(shards), f"{sum(each['entries'] for each in shards):,} clips"],
     ]
-    curators = "\n".join(f"- {stage}: `{name}`" for stage, name in manifest["curators"].items())
     return (
-        f"## Files and provenance\n\n{_table(['', 'files', 'size', 'holds'], body)}\n\n"
+        f"## Files\n\n{_table(['', 'files', 'size', 'holds'], body)}\n\n"
         f"Digest `{manifest['digest']}`: the same pairs under the same parameters give it again, bit for bit.\n\n"
-        f"Curators:\n\n{curators or '- none named'}\n\nParameters and file hashes are in `manifest.json`."
+        "All parameters and the files' hashes are in `manifest.json`."
     )
 
 
@@ -300,13 +441,24 @@ def _spread(spreads: Iterable[tuple[str, Mapping[str, float] | None]]) -> str:
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    rows = [list(head), *([str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in body)]
+    rows = [list(head), *([_cell(str(cell)) for cell in row] for row in body)]
     numeric = [
         len(rows) > 1 and all(not row[place] or row[place].strip("*")[:1].isdigit() for row in rows[1:])
         for place in range(len(head))
     ]
     rule = ["---:" if right and place else "---" for place, right in enumerate(numeric)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
+
+
+def _cell(text: str) -> str:
+    """`text` on one line and within its cell; what looks like HTML is shown, never obeyed."""
+    text = text.replace("|", "\\|").replace("\n", " ").replace("\r", " ")
+    return text if text.startswith("`") else text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _code(name: str) -> str:
+    """A name of the source's own, as code: it cannot end the code, nor the cell."""
+    return f"`{name.replace('`', chr(39))}`" if name else "(none)"
 
 
 def _bar(count: int, total: int) -> str:

@@ -15,6 +15,7 @@ class Terms:
     commercial: bool
     share_alike: bool
     attribution: bool
+    derivatives: bool = True
 
 
 _OPEN = Terms(known=True, commercial=True, share_alike=False, attribution=True)
@@ -29,7 +30,13 @@ def terms_of(licence: str) -> Terms:
         return _FREE
     if name.startswith("cc-by"):
         parts = name.split("-")
-        return Terms(known=True, commercial="nc" not in parts, share_alike="sa" in parts, attribution=True)
+        return Terms(
+            known=True,
+            commercial="nc" not in parts,
+            share_alike="sa" in parts,
+            attribution=True,
+            derivatives="nd" not in parts,
+        )
     if name.startswith(("apache", "mit", "bsd", "isc")):
         return _OPEN
     return _UNKNOWN
@@ -49,12 +56,33 @@ def added_up(licences: Mapping[str, int]) -> list[str]:
         )
     if closed:
         said.append(f"**Non-commercial.** {_listed(closed)} forbid commercial use, and with it that of the whole.")
+    fixed = [name for name, term in terms.items() if not term.derivatives]
+    if fixed:
+        said.append(f"**No derivatives.** {_listed(fixed)} forbid passing on what was changed, which every edit is.")
     if alike:
         said.append(f"**Share alike.** What is derived from it and passed on stays under {_listed(alike)}.")
     if credited:
         said.append(f"**Attribution.** Name the sources under {_listed(credited)}.")
     if not said:
         said.append("**Free.** All rows are in the public domain or the like.")
+    return said
+
+
+def forbidden(licences: Mapping[str, int]) -> list[str]:
+    """What may not be done with the whole of rows under `licences`, by the strictest terms; [] if nothing is known to
+    forbid anything."""
+    terms = {name: terms_of(name) for name in licences}
+    said = []
+    if any(not term.known for term in terms.values()):
+        said.append("publish or sell it, or models trained on it, before the unknown licences are cleared")
+    if any(term.known and not term.commercial for term in terms.values()):
+        said.append("use it, or pass it on, for commercial ends")
+    if any(not term.derivatives for term in terms.values()):
+        said.append("pass on clips, references or other works made from those that forbid derivatives")
+    if any(term.share_alike for term in terms.values()):
+        said.append("pass on what is derived from it under other terms than its own")
+    if any(term.known and term.attribution for term in terms.values()):
+        said.append("pass it on without naming its sources")
     return said
 
 

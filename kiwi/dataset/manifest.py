@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from kiwi.configuration import canonical_json
 from kiwi.dataset.schema import CURATION_STAGES, Status
-from kiwi.dataset.statistics import reasons_of, statistics_of
+from kiwi.dataset.statistics import Rows, reasons_of, statistics_of, tally
 from kiwi.errors import KiwiError
 from kiwi.workspace import read_json
 
@@ -52,12 +50,12 @@ def sha256_of(path: Path) -> str:
 
 
 def build_manifest(
-    rows: pl.DataFrame,
+    rows: Rows,
     files: Sequence[FileEntry],
     funnel: Sequence[Mapping[str, Any]],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The manifest of `rows` (all of them, without images) that lie in `files`.
+    """The manifest of `rows` (all of them, as a table without images or as a scan) that lie in `files`.
 
     Args:
         parameters: what the dataset was made with, JSON-ready; no paths of this machine.
@@ -68,7 +66,7 @@ def build_manifest(
     return {
         "format": FORMAT,
         "digest": dataset_digest(listed, parameters),
-        "pairs": rows.height,
+        "pairs": sum(trains_as.values()),
         "quadruplets": trains_as["quadruplet"],
         "instruction": trains_as["instruction"],
         "splits": statistics["splits"],
@@ -80,18 +78,18 @@ def build_manifest(
         "funnel": [dict(stage) for stage in funnel],
         "parameters": dict(parameters),
         "statistics": statistics,
-        "columns": {name: str(kind) for name, kind in rows.schema.items()},
+        "columns": {name: str(kind) for name, kind in rows.lazy().collect_schema().items()},
         "files": listed,
     }
 
 
-def curators_of(rows: pl.DataFrame) -> dict[str, str]:
+def curators_of(rows: Rows) -> dict[str, str]:
     """The curators that had a hand in the rows: {stage: name-version}, several of one stage joined by " + ".
 
     The column `curator` holds such a mapping as JSON in each row.
     """
     found: dict[str, set[str]] = {}
-    for said in rows["curator"].drop_nulls().unique().to_list():
+    for said in tally(rows, "curator"):
         for stage, name in (json.loads(said) if said else {}).items():
             found.setdefault(stage, set()).add(name)
     known = [stage for stage in CURATION_STAGES if stage in found] + sorted(found.keys() - set(CURATION_STAGES))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-CURATION_STAGES = ("ingest", "score", "ground", "segment", "synthesize", "verify", "deduplicate")
+CURATION_STAGES = ("ingest", "score", "ground", "segment", "unique_crops", "synthesize", "verify", "deduplicate")
 
 
 class Status(StrEnum):
@@ -55,6 +55,11 @@ class Reason(StrEnum):
     OVER_LIMITS = "over_limits"
     INSTRUCTION_EMPTY = "instruction_empty"
     INSTRUCTION_TOO_LONG = "instruction_too_long"
+    INSTRUCTION_UNREADABLE = "instruction_unreadable"
+    LISTING_MALFORMED = "listing_malformed"
+    DUPLICATE_ID = "duplicate_id"
+    REPLY_UNUSABLE = "reply_unusable"
+    REQUEST_REFUSED = "request_refused"
     PATH_ESCAPES = "path_escapes"
     CURATOR_ERROR = "curator_error"
     # rejected
@@ -62,6 +67,7 @@ class Reason(StrEnum):
     SIZE_MISMATCH = "size_mismatch"
     LENGTH_MISMATCH = "length_mismatch"
     NO_VISIBLE_EDIT = "no_visible_edit"
+    FIRST_FRAME_BELOW_THRESHOLD = "first_frame_below_threshold"
     SCORE_BELOW_THRESHOLD = "score_below_threshold"
     IMAGE_PAIR = "image_pair"
     TASK_NOT_ELIGIBLE = "task_not_eligible"
@@ -70,6 +76,7 @@ class Reason(StrEnum):
     REGION_TOO_SMALL = "region_too_small"
     REGION_TOO_LARGE = "region_too_large"
     MASK_DEGENERATE = "mask_degenerate"
+    DUPLICATE_CROP = "duplicate_crop"
     EXTREME_ASPECT = "extreme_aspect"
     EXTREME_RESOLUTION = "extreme_resolution"
     REFERENCE_DEGENERATE = "reference_degenerate"
@@ -88,8 +95,24 @@ FAILURES = frozenset(
         Reason.OVER_LIMITS,
         Reason.INSTRUCTION_EMPTY,
         Reason.INSTRUCTION_TOO_LONG,
+        Reason.INSTRUCTION_UNREADABLE,
+        Reason.LISTING_MALFORMED,
+        Reason.DUPLICATE_ID,
+        Reason.REPLY_UNUSABLE,
+        Reason.REQUEST_REFUSED,
         Reason.PATH_ESCAPES,
         Reason.CURATOR_ERROR,
+    }
+)
+
+# Rejections after which a pair does not train as an instruction either.
+WORTHLESS = frozenset(
+    {
+        Reason.DUPLICATE_SAMPLE,
+        Reason.SIZE_MISMATCH,
+        Reason.LENGTH_MISMATCH,
+        Reason.NO_VISIBLE_EDIT,
+        Reason.FIRST_FRAME_BELOW_THRESHOLD,
     }
 )
 
@@ -103,10 +126,12 @@ class EditPair:
         pair_id: the source's own id.
         src_video, tgt_video, ref_image: paths as the source lists them, relative to its root (ref_image: "" if none).
         prompt: the editing instruction.
-        edit_type: the source's own word for the edit.
+        edit_type: the source's own word for the edit; "keyword_heuristic:TASK" where it has none.
         task: the same in our taxonomy.
         media: "video" or "image" (an image pair is a video of one frame).
         needs_reference: the instruction alone does not say what to make; such a pair trains only as a quadruplet.
+        collection: which of the source's collections lists it (0 where there is one).
+        problem, problem_detail: why the listed entry itself cannot be used; such a pair becomes a failed row.
     """
 
     position: int
@@ -121,3 +146,6 @@ class EditPair:
     ref_image: str = ""
     media: str = "video"
     needs_reference: bool = False
+    collection: int = 0
+    problem: Reason | None = None
+    problem_detail: str = ""

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
+from kiwi import storage
 from kiwi.errors import KiwiError
 
 SEPARATOR = "::"
@@ -47,31 +51,49 @@ def split_address(address: str) -> tuple[str, str]:
     return shard, member
 
 
-def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> ShardBooks:
+def write_shard(path: str | Path, members: Iterable[tuple[str, bytes]]) -> ShardBooks:
     """Writes one tar atomically, members in the order given; no times, owners or rights of this machine go in.
 
-    Raises ShardError if a name comes twice.
+    Members stream through: to the file beside its place, or for an address to a local file that is then uploaded,
+    with an index beside it, so that a reader need not walk the headers.
+
+    Raises ShardError if a name comes twice, StorageError where it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    seen: set[str] = set()
-    hashing = hashlib.sha256()
-    with open(temporary, "wb") as file:
-        for name, data in members:
-            if name in seen:
-                raise ShardError(f"{path}: member {name} comes twice", "every member needs a name of its own")
-            seen.add(name)
-            for part in _tar_member(name, data):
-                file.write(part)
-                hashing.update(part)
-        end = b"\0" * (2 * _BLOCK)
-        file.write(end)
-        hashing.update(end)
-        file.flush()
-        os.fsync(file.fileno())
-        size = file.tell()
-    os.replace(temporary, path)
-    return ShardBooks(path.name, size, hashing.hexdigest(), len(seen))
+    remote = storage.is_remote(path)
+    folder = Path(tempfile.gettempdir()) if remote else storage.local(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".shard.", suffix=".tmp", dir=folder)
+        index: dict[str, tuple[int, int]] = {}
+        hashing = hashlib.sha256()
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for name, data in members:
+                    if name in index:
+                        raise ShardError(f"{path}: member {name} comes twice", "every member needs a name of its own")
+                    for part in _tar_member(name, data):
+                        if part is data:
+                            index[name] = (file.tell(), len(data))
+                        file.write(part)
+                        hashing.update(part)
+                end = b"\0" * (2 * _BLOCK)
+                file.write(end)
+                hashing.update(end)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            os.chmod(temporary, 0o644)
+            if remote:
+                storage.upload(Path(temporary), path)
+                storage.write_bytes(f"{path}.index", json.dumps(index).encode())
+            else:
+                os.replace(temporary, storage.local(path))
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        said = f"{path}: {error.strerror or error}"
+        raise storage.StorageError(said, "check rights and free space") from error
+    return ShardBooks(str(path).rpartition("/")[2], size, hashing.hexdigest(), len(index))
 
 
 def pack_shards(
@@ -159,16 +181,46 @@ class ShardReader:
         self.close()
 
 
+class RemoteShardReader:
+    """Random access to the members of a tar at an address, by the index that was written beside it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        try:
+            self._index: dict[str, tuple[int, int]] = json.loads(storage.read_bytes(f"{address}.index"))
+        except ValueError as error:
+            raise ShardError(f"{address}.index: is no index ({error})", "rebuild the shard") from error
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one member. Raises ShardError if it is not there or cut short."""
+        if name not in self._index:
+            raise ShardError(f"{self.address}: holds no member {name}", "rebuild the shard")
+        offset, size = self._index[name]
+        data = storage.read_range(self.address, offset, offset + size)
+        if len(data) != size:
+            raise ShardError(f"{self.address}: cut short inside {name}", "rebuild the shard")
+        return data
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class _Reader(Protocol):
+    def read(self, name: str) -> bytes: ...
+    def close(self) -> None: ...
+
+
 class ShardSet:
-    """Members of many shards under one root folder by their addresses; keeps the shards that it opened open."""
+    """Members of many shards under one root (a folder or an address) by their addresses; keeps open what it opened."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str | Path) -> None:
         self.root = root
-        self._readers: dict[str, ShardReader] = {}
+        self._readers: dict[str, _Reader] = {}
 
-    def reader(self, shard: str) -> ShardReader:
+    def reader(self, shard: str) -> _Reader:
         if shard not in self._readers:
-            self._readers[shard] = ShardReader(self.root / shard)
+            path = storage.join(self.root, shard)
+            self._readers[shard] = RemoteShardReader(path) if storage.is_remote(path) else ShardReader(Path(path))
         return self._readers[shard]
 
     def read(self, address: str) -> bytes:

@@ -41,7 +41,7 @@ class Limits:
     def check_size(self, name: str, width: int, height: int) -> None:
         """Raises MediaError(over_limits) if a frame of `width` by `height` pixels is too large."""
         if width <= 0 or height <= 0:
-            raise MediaError("unreadable", f"{name}: declares a frame of {width}x{height} pixels")
+            raise MediaError("unreadable", f"{name}: declares no frame size, or none that a decoder accepts")
         if width * height > self.max_pixels or max(width, height) > self.max_side:
             raise MediaError(
                 "over_limits",

@@ -1,43 +1,37 @@
 """Video in: probe and decode with limits, so that no file a source lists can stall, crash or fill the machine.
 
 Traps that are handled here: files that are empty, truncated or no video at all; sound with a cover picture; playlists
-that would make FFmpeg open other files or addresses (only plain containers are admitted); rotation metadata; odd
-sizes; sizes that change in mid-stream; an hour, or 8K; variable frame rates (frames are laid on an even grid).
+that would make FFmpeg open other files or addresses (only plain containers are admitted); rotation metadata; pixels
+that are not square; odd sizes; sizes that change in mid-stream; an hour, or 8K; transparency; variable frame rates
+(frames are laid on an even grid). High dynamic range is not tone-mapped: its frames come out as they are coded.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.container
-import av.error
-import av.video.reformatter
-import av.video.stream
 import numpy as np
-from numpy.typing import NDArray
 
 from kiwi.media.images import decode_image, image_size, is_still_image
 from kiwi.media.limits import DEFAULT_LIMITS, Limits, MediaError
+from kiwi.media.opening import Opened, Source, opened, squared
 from kiwi.media.resizing import Frames, budget_size, resize_frames
+from kiwi.media.scaling import FrameScaler
+from kiwi.media.timing import Sampler, even_grid
 
-Source = Path | str | bytes
-
-# Containers that hold their own media. FFmpeg would also read playlists (hls, concat, dash), which open other paths.
-_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,gif,asf,h264,hevc,m4v,ivf,wav,mp3,flac,aac"
-_SMALL_FRAME = 320 * 320
+_ASPECT = 0.02  # a change of size in mid-stream is followed if it keeps the aspect to this share
+_FIRST_ROOM = 64  # frames that are made room for at first, where the file does not say how many it has
+_MOST_ON_TRUST = 1024  # and at most so many on the word of the file; more once they have come
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file declares of itself. Sizes in pixels after rotation; duration in seconds; fps in frames a second.
+    """What a file declares of itself. Sizes in square pixels after rotation; duration in seconds; fps, frames a second.
 
     `frames` is the container's own count, or 0 where it declares none.
     """
@@ -56,16 +50,31 @@ class Clip:
     """Decoded frames.
 
     Attributes:
-        frames: RGB uint8 [T,H,W,3], evenly spaced in time.
-        fps: frames a second; 0 for a still image.
-        source_size: (height, width) of the file after rotation, before any resizing.
+        frames: RGB uint8 [T,H,W,3], evenly spaced in time; only samples of the clip where `sample_fps` asked for them.
+        fps: frames a second of the whole clip, sampled or not; 0 for a still image.
+        source_size: (height, width) of the file after rotation and squaring of its pixels, before any resizing.
         truncated: whether the file goes on after `max_frames`.
+        total_frames: frames of the whole clip on the even grid, within `max_frames`; T where nothing was sampled.
     """
 
     frames: Frames
     fps: float
     source_size: tuple[int, int]
-    truncated: bool = False
+    truncated: bool
+    total_frames: int
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the caller asked for, as `decode` takes it."""
+
+    pixel_budget: int | None
+    size: tuple[int, int] | None
+    max_frames: int | None
+
+    def target(self, source_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the frames handed back."""
+        return self.size or (budget_size(*source_size, self.pixel_budget) if self.pixel_budget else source_size)
 
 
 def probe(source: Source, limits: Limits = DEFAULT_LIMITS, *, name: str = "") -> Probe:
@@ -75,16 +84,14 @@ def probe(source: Source, limits: Limits = DEFAULT_LIMITS, *, name: str = "") ->
     if is_still_image(head):
         height, width, codec = image_size(_bytes(source), limits=limits, name=name)
         return Probe(width, height, 1, 0.0, 0.0, codec, False)
-    with _opened(source, limits, name, threads=1) as (container, stream):
-        first = next(_frames(container, stream, name), None)
+    with opened(source, limits, name, threads=1) as video:
+        first = next(video.frames(), None)
         if first is None:
             raise MediaError("empty", f"{name}: no frame in the video stream")
-        limits.check_size(name, first.width, first.height)
-        turned = _quarter_turns(first) % 2 == 1
-        width, height = (first.height, first.width) if turned else (first.width, first.height)
-        has_audio = len(container.streams.audio) > 0
-        rate, duration = float(_rate(stream)), _duration(container, stream)
-        return Probe(width, height, stream.frames, rate, duration, stream.codec.name, has_audio)
+        height, width = _shown_size(first, video.pixel_shape, limits, name)
+        has_audio = len(video.container.streams.audio) > 0
+        codec = video.stream.codec.name
+        return Probe(width, height, video.stream.frames, video.rate, video.duration, codec, has_audio)
 
 
 def decode(
@@ -93,6 +100,7 @@ def decode(
     pixel_budget: int | None = None,
     size: tuple[int, int] | None = None,
     max_frames: int | None = None,
+    sample_fps: float | None = None,
     limits: Limits = DEFAULT_LIMITS,
     threads: int = 3,
     name: str = "",
@@ -104,164 +112,148 @@ def decode(
         pixel_budget: frames of more pixels are scaled down, aspect kept.
         size: exact (height, width); overrides the budget.
         max_frames: stop after so many frames (`Clip.truncated` says that there were more).
+        sample_fps: hand back only the frames nearest to 0, 1/sample_fps, 2/sample_fps, … seconds, each once. All are
+            decoded, for frames build on one another, but the others are neither scaled nor kept.
         threads: decoder threads for large frames (they run while this one scales); small frames take one.
         name: what errors call it; the path where none is given.
 
     Raises:
         MediaError: unreadable (also when the stream breaks off), over_limits, no_video, empty.
+        ValueError: a `sample_fps` that is not above 0.
     """
+    if sample_fps is not None and not sample_fps > 0:
+        raise ValueError(f"sample_fps is {sample_fps}, and must be above 0")
     name = name or _name(source)
     head = _check_bytes(source, limits, name)
+    wanted = _Wanted(pixel_budget, size, max_frames)
     if is_still_image(head):
         image = decode_image(_bytes(source), limits=limits, name=name)
         height, width = image.shape[:2]
-        target = size or (budget_size(height, width, pixel_budget) if pixel_budget else (height, width))
-        return Clip(resize_frames(image[None], *target), 0.0, (height, width))
-    with _opened(source, limits, name, threads) as (container, stream):
-        frames, times, source_size, truncated = _decode_stream(
-            container, stream, name, pixel_budget, size, max_frames, limits
-        )
-        if not truncated and stream.frames > 0 and len(frames) < stream.frames - max(2, stream.frames // 20):
-            broken = f"{name}: breaks off after {len(frames)} of {stream.frames} frames"
-            raise MediaError("unreadable", broken, "fetch the file again")
-        rate = float(_rate(stream))
-    even = _even_grid(times, rate)
-    if even is not None:
-        frames = frames[even[: max_frames or len(even)]]
-    return Clip(frames, rate, source_size, truncated)
+        return Clip(resize_frames(image[None], *wanted.target((height, width))), 0.0, (height, width), False, 1)
+    with opened(source, limits, name, threads) as video:
+        sampler = Sampler(video.rate, sample_fps) if sample_fps else None
+        declared, rate = video.stream.frames, video.rate
+        reel = _Reel(name, wanted, video.pixel_shape, limits, declared if sampler is None else 0)
+        truncated = _read(video, reel, sampler)
+    count = len(reel.times)
+    if not truncated and declared > 0 and count < declared - max(2, declared // 20):
+        raise MediaError("unreadable", f"{name}: breaks off after {count} of {declared} frames", "fetch the file again")
+    longest = reel.room + 1 if sampler is None else int(limits.max_duration * rate) + 2
+    even = even_grid(reel.times, rate, max_frames or longest)
+    total = count if even is None else len(even)
+    places = range(total) if sampler is None else sampler.places(total)
+    return Clip(reel.laid(places, even), rate, reel.source_size, truncated, total)
 
 
-def _decode_stream(
-    container: av.container.InputContainer,
-    stream: av.video.stream.VideoStream,
-    name: str,
-    pixel_budget: int | None,
-    size: tuple[int, int] | None,
-    max_frames: int | None,
-    limits: Limits,
-) -> tuple[Frames, list[float], tuple[int, int], bool]:
-    """Frames at their final size with their times in seconds, the size before resizing, and whether more would come."""
-    converter = av.video.reformatter.VideoReformatter()
-    out = np.empty((0, 0, 0, 3), np.uint8)
-    times: list[float] = []
-    source_size, target = (0, 0), (0, 0)
-    deadline = time.monotonic() + limits.max_decode_seconds
-    for frame in _frames(container, stream, name):
-        count = len(times)
-        if count == max_frames:
-            return out[:count], times, source_size, True
-        limits.check_size(name, frame.width, frame.height)
+class _Reel:
+    """The frames of one clip that are kept, at their final size, and the times of all."""
+
+    def __init__(self, name: str, wanted: _Wanted, shape: Fraction, limits: Limits, declared: int) -> None:
+        self._name, self._wanted, self._shape, self._limits = name, wanted, shape, limits
+        self._first_room = min(declared or _FIRST_ROOM, _MOST_ON_TRUST)
+        self._scaler = FrameScaler(name)
+        self._rows: dict[int, int] = {}  # row in _out by the frame's number
+        self._out: Frames = np.empty((0, 0, 0, 3), np.uint8)
+        self.times: list[float] = []
+        self.source_size = (0, 0)
+        self.room = 0
+
+    def full(self) -> bool:
+        """Whether no more frames are wanted."""
+        return len(self.times) == self._wanted.max_frames
+
+    def pass_by(self, frame: av.VideoFrame) -> None:
+        """Counts a frame and checks it. Raises MediaError: unreadable (damaged, another shape), over_limits."""
+        count, limits = len(self.times), self._limits
+        size = _shown_size(frame, self._shape, limits, self._name)
         if frame.is_corrupt:
-            raise MediaError("unreadable", f"{name}: frame {count} is damaged", "fetch the file again")
-        turns = _quarter_turns(frame)
+            raise MediaError("unreadable", f"{self._name}: frame {count} is damaged", "fetch the file again")
         if count == 0:
-            source_size = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
-            target = size or (budget_size(*source_size, pixel_budget) if pixel_budget else source_size)
-            room = limits.max_decoded_bytes // (target[0] * target[1] * 3)
-            out = np.empty((max(1, min(stream.frames or 64, max_frames or room, room)), *target, 3), np.uint8)
-        if count >= room or time.monotonic() > deadline:
-            bound = f"{room} frames of this size" if count >= room else f"{limits.max_decode_seconds:.0f} s of decoding"
-            raise MediaError("over_limits", f"{name}: more than {bound}", "cut it to a clip")
-        if count == len(out):
-            out = np.concatenate([out, np.empty_like(out[: max(1, room - count)])])
-        pixels = _rgb(frame, converter, target[::-1] if turns % 2 else target)
-        out[count] = np.rot90(pixels, turns) if turns else pixels
-        times.append(frame.time if frame.time is not None else float("nan"))
-    if not times:
-        raise MediaError("empty", f"{name}: no frame in the video stream")
-    return out[: len(times)], times, source_size, False
+            self.source_size = size
+            height, width = self._wanted.target(size)
+            self.room = limits.max_decoded_bytes // (height * width * 3)
+        elif size != self.source_size and not _same_aspect(size, self.source_size):
+            (before_height, before_width), (height, width) = self.source_size, size
+            said = f"{self._name}: turns from {before_width}x{before_height} to {width}x{height} at frame {count}"
+            raise MediaError("unreadable", said, "cut it there")
+        self.times.append(frame.time if frame.time is not None else float("nan"))
+        limits.check_duration(self._name, self.times[-1] - self.times[0])
+
+    def keep(self, index: int, frame: av.VideoFrame) -> None:
+        """Scales frame number `index` into its place."""
+        row = len(self._rows)
+        self._make_room(row)
+        turns = _quarter_turns(frame)
+        height, width = self._out.shape[1:3]
+        if turns:
+            height, width = (width, height) if turns % 2 else (height, width)
+            stored = np.empty((height, width, 3), np.uint8)
+            self._scaler.rgb(frame, height, width, stored)
+            self._out[row] = np.rot90(stored, turns)
+        else:
+            self._scaler.rgb(frame, height, width, self._out[row])
+        self._rows[index] = row
+
+    def laid(self, places: Sequence[int], even: list[int] | None) -> Frames:
+        """The frames at `places` of the even grid."""
+        if len(places) > self.room:
+            raise self._too_long()
+        rows = [self._rows[even[place] if even else place] for place in places]
+        return self._out[: len(rows)] if rows == list(range(len(rows))) else self._out[rows]
+
+    def _make_room(self, row: int) -> None:
+        if row >= self.room:
+            raise self._too_long()
+        if row == len(self._out):
+            most = min(self.room, self._wanted.max_frames or self.room)
+            count = min(max(self._first_room, 2 * row), most)
+            more = np.empty((count, *self._wanted.target(self.source_size), 3), np.uint8)
+            if row:
+                more[:row] = self._out
+            self._out = more
+
+    def _too_long(self) -> MediaError:
+        return MediaError("over_limits", f"{self._name}: more than {self.room} frames of this size", "cut it to a clip")
 
 
-def _rgb(
-    frame: av.VideoFrame, converter: av.video.reformatter.VideoReformatter, size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """RGB uint8 [H,W,3] of a frame at `size`; one converter a clip, for setting it up costs more than a small frame."""
-    height, width = size
-    same = (frame.height, frame.width) == size
-    if same and frame.format.name == "gbrp":
-        return np.asarray(frame.to_ndarray())
-    smaller = height <= frame.height and width <= frame.width
-    kernel = av.video.reformatter.Interpolation.AREA if smaller else av.video.reformatter.Interpolation.BICUBIC
-    converted = converter.reformat(frame, width=width, height=height, format="rgb24", interpolation=kernel, threads=1)
-    return np.asarray(converted.to_ndarray())
+def _read(video: Opened, reel: _Reel, sampler: Sampler | None) -> bool:
+    """Runs the clip through the reel; whether there was more than the reel wanted.
+
+    With a sampler each frame is held until the next has come, for the time of that one decides.
+    """
+    held: av.VideoFrame | None = None
+    for frame in video.frames():
+        if reel.full():
+            break
+        reel.pass_by(frame)
+        index = len(reel.times) - 1
+        if sampler is None:
+            reel.keep(index, frame)
+        elif held is not None and sampler.wants(index - 1, reel.times[-1] - reel.times[0]):
+            reel.keep(index - 1, held)
+        held = frame
+    if held is None:
+        raise MediaError("empty", f"{video.name}: no frame in the video stream")
+    if sampler is not None:
+        reel.keep(len(reel.times) - 1, held)  # the last frame stays on the screen
+    return frame is not held
 
 
-def _frames(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, name: str
-) -> Iterator[av.VideoFrame]:
-    try:
-        yield from container.decode(stream)
-    except av.error.FFmpegError as error:
-        broken = f"{name}: breaks off while decoding ({error.strerror})"
-        raise MediaError("unreadable", broken, "fetch the file again") from error
+def _shown_size(frame: av.VideoFrame, shape: Fraction, limits: Limits, name: str) -> tuple[int, int]:
+    """(height, width) in square pixels, upright. Raises MediaError as `Limits.check_size` does."""
+    limits.check_size(name, frame.width, frame.height)
+    height, width = squared(frame.height, frame.width, shape)
+    limits.check_size(name, width, height)
+    return (width, height) if _quarter_turns(frame) % 2 else (height, width)
 
 
-@contextmanager
-def _opened(
-    source: Source, limits: Limits, name: str, threads: int
-) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
-    file = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-    options = {"format_whitelist": _CONTAINERS}
-    if not isinstance(source, bytes):
-        options["protocol_whitelist"] = "file"
-        file = f"file:{os.path.abspath(str(source))}"
-    try:
-        container = av.open(file, "r", container_options=options)
-    except (av.error.FFmpegError, ValueError, OSError) as error:
-        said = getattr(error, "strerror", None) or type(error).__name__
-        raise MediaError("unreadable", f"{name}: no readable video ({said})", "give a complete video file") from error
-    with container:
-        stream = _video_stream(container)
-        if stream is None:
-            raise MediaError("no_video", f"{name}: holds no video stream", "give a file with pictures in it")
-        limits.check_size(name, stream.codec_context.width, stream.codec_context.height)
-        limits.check_duration(name, _duration(container, stream))
-        small = stream.codec_context.width * stream.codec_context.height <= _SMALL_FRAME
-        stream.codec_context.thread_count = 1 if small else threads
-        if not small:
-            stream.thread_type = "AUTO"
-        yield container, stream
-
-
-def _video_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
-    """The first video stream that is not a cover picture of a sound file."""
-    for stream in container.streams.video:
-        cover = bool(stream.disposition & stream.disposition.attached_pic)
-        if not cover and stream.codec_context is not None:
-            return stream
-    return None
-
-
-def _duration(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float:
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None:
-        return float(container.duration / 1_000_000)
-    return float(stream.frames / _rate(stream)) if stream.frames else 0.0
-
-
-def _rate(stream: av.video.stream.VideoStream) -> Fraction:
-    """Frames a second; a stream that declares nothing usable counts as 25."""
-    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate and 0 < rate <= 1000:
-            return Fraction(rate)
-    return Fraction(25)
+def _same_aspect(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return abs(one[0] * other[1] - one[1] * other[0]) <= _ASPECT * one[0] * other[1]
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:
     """Counter-clockwise quarter turns that bring a frame upright."""
     return round(float(frame.rotation) / 90) % 4
-
-
-def _even_grid(times: list[float], rate: float) -> list[int] | None:
-    """Indices that lay frames of a variable rate on an even grid of `rate`; None where they lie on one already."""
-    clock = np.asarray(times) - times[0]
-    if len(times) < 3 or not np.all(np.isfinite(clock)) or np.any(np.diff(clock) <= 0):
-        return None
-    if np.max(np.abs(clock - np.arange(len(clock)) / rate)) <= 0.75 / rate:
-        return None
-    ticks = np.arange(round(float(clock[-1]) * rate) + 1) / rate
-    return [int(index) for index in np.searchsorted(clock, ticks + 0.5 / rate, side="right") - 1]
 
 
 def _name(source: Source) -> str:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kiwi.configuration import RunConfiguration, canonical_json
+from kiwi.configuration import CollectionSettings, RunConfiguration, canonical_json
 from kiwi.errors import UsageError
 from kiwi.presets.tiny import tiny
+from kiwi.presets.wan import WAN_PRESETS
 
 Preset = Callable[..., RunConfiguration]
 
-PRESETS: dict[str, Preset] = {"tiny": tiny}
+PRESETS: dict[str, Preset] = {"tiny": tiny, **WAN_PRESETS}
 
 
 def build(
@@ -24,11 +25,18 @@ def build(
     workspace: Path,
     tracking_uri: str,
     pairs: Path | None = None,
+    collections: Sequence[str] = (),
+    store: str | None = None,
     seed: int = 0,
     threads: int = 2,
     overrides: Sequence[str] = (),
 ) -> RunConfiguration:
     """The preset's configuration for this work folder, with `key.path=value` overrides applied in order.
+
+    Args:
+        pairs: a CSV of the user's own pairs, or a folder with pairs.csv.
+        collections: `ADAPTER=LOCATION` of published collections, curated one after the other.
+        store: where curation keeps its parts; the work folder where none is given.
 
     Raises:
         UsageError: an unknown preset, an override without '=', of a setting that there is not, or with a value that
@@ -36,16 +44,32 @@ def build(
     """
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}", f"presets: {', '.join(sorted(PRESETS))}")
+    if pairs and collections:
+        raise UsageError("--pairs and --source name two sources", "give one of them")
     chosen = PRESETS[preset](
-        workspace=str(workspace), tracking_uri=tracking_uri, pairs=str(pairs) if pairs else None, seed=seed
+        workspace=str(workspace),
+        tracking_uri=tracking_uri,
+        pairs=str(pairs) if pairs else None,
+        collections=tuple(_collection(said) for said in collections),
+        seed=seed,
     )
     values: dict[str, Any] = chosen.model_dump(mode="json")
     values["threads"] = threads
+    values["store"] = store
     if pairs:
         values["source"]["listing_sha256"] = _listing_digest(pairs)
     for override in overrides:
         _apply(values, override)
     return RunConfiguration.parse(canonical_json(values))
+
+
+def _collection(said: str) -> CollectionSettings:
+    adapter, sign, location = said.partition("=")
+    if not sign or not adapter or not location:
+        raise UsageError(f"--source {said!r} is not NAME=LOCATION", "for example --source reco=/data/ReCo")
+    if "://" not in location:
+        location = str(Path(location).absolute())
+    return CollectionSettings(adapter=adapter, location=location)
 
 
 def _listing_digest(pairs: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kiwi.configuration import (
     BenchmarkSettings,
+    CollectionSettings,
     CurationSettings,
     GateSettings,
     MediaKind,
@@ -14,28 +15,40 @@ from kiwi.configuration import (
 )
 
 
-def tiny(*, workspace: str, tracking_uri: str, pairs: str | None = None, seed: int = 0) -> RunConfiguration:
+def tiny(
+    *,
+    workspace: str,
+    tracking_uri: str,
+    pairs: str | None = None,
+    collections: tuple[CollectionSettings, ...] = (),
+    seed: int = 0,
+) -> RunConfiguration:
     """An editor of 477,296 trained parameters (667,984 in all) for 9 frames of 64x64 pixels: random
     weights, and a fixed transform codec.
 
-    With `pairs`, the user's own clips take the place of the procedural ones and training is short: so small a model
-    shows that the way works, not what the clips could teach.
+    With `pairs` or `collections`, real clips take the place of the procedural ones and training is short: so small a
+    model shows that the way works, not what the clips could teach.
     """
+    real = bool(pairs or collections)
+    if pairs:
+        source = SourceSettings(kind="pairs", pairs=pairs)
+    elif collections:
+        source = SourceSettings(kind="collections", collections=collections)
+    else:
+        source = SourceSettings(kind="procedural", level="easy", seed=seed)
     return RunConfiguration(
         preset="tiny",
         seed=seed,
         workspace=workspace,
         tracking_uri=tracking_uri,
         # another kind of data, another registered model: one trained on a few clips never displaces the other
-        model_name="kiwi-edit-tiny-pairs" if pairs else "kiwi-edit-tiny",
-        source=SourceSettings(kind="pairs", pairs=pairs)
-        if pairs
-        else SourceSettings(kind="procedural", level="easy", seed=seed),
+        model_name="kiwi-edit-tiny-pairs" if real else "kiwi-edit-tiny",
+        source=source,
         curation=CurationSettings(shards=2, chunk_rows=8 if pairs else 256, min_quadruplets=1, min_training_pairs=4),
-        model=ModelSettings(preset="tiny", size=64, frames=9, seed=seed, reference_rows="all" if pairs else "needed"),
-        stages=_own_stages() if pairs else _procedural_stages(),
+        model=ModelSettings(preset="tiny", size=64, frames=9, seed=seed, reference_rows="all" if real else "needed"),
+        stages=_own_stages() if real else _procedural_stages(),
         benchmark=BenchmarkSettings(samples_per_kind=40, sampling_steps=5),
-        gate=GateSettings(floors=OWN_FLOORS) if pairs else GateSettings(floors=FLOORS, ceilings=CEILINGS),
+        gate=GateSettings(floors=OWN_FLOORS) if real else GateSettings(floors=FLOORS, ceilings=CEILINGS),
     )
 
 

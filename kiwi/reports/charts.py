@@ -161,36 +161,32 @@ def trend(values: Sequence[tuple[str, float | None]], y_range: tuple[float, floa
 
 
 def histogram(
-    values: Sequence[float], low: float, high: float, threshold: float | None = None, bins: int = 20
+    rows: Sequence[int],
+    low: float,
+    high: float,
+    floor: float | None = None,
+    ceiling: float | None = None,
 ) -> Markup:
-    """How `values` spread over [low, high]; the bins under `threshold` are drawn as rejected."""
-    width, height = 300.0, 118.0
-    rows = [0] * bins
-    for value in values:
-        rows[min(max(int((value - low) / (high - low) * bins), 0), bins - 1)] += 1
+    """How many rows lie in each equal part of [low, high]; parts under `floor` or over `ceiling` are drawn rejected."""
+    width, height, bins = 300.0, 118.0, len(rows)
     frame = Frame(4, 10, width - 4, height - 20, low, high, 0.0, float(max(rows, default=0) or 1))
     parts: list[str] = []
     for index, amount in enumerate(rows):
         start, end = low + (high - low) * index / bins, low + (high - low) * (index + 1) / bins
-        below = threshold is not None and end <= threshold + 1e-9
+        out = (floor is not None and end <= floor + 1e-9) or (ceiling is not None and start >= ceiling - 1e-9)
         x, y = frame.x(start), frame.y(amount)
-        kind = "flow-rejected" if below else "flow-in"
-        parts.append(_bar(x + 0.5, y, frame.x(end) - x - 1, frame.bottom - y, kind))
+        kind = "flow-rejected" if out else "flow-in"
+        tall = max(frame.bottom - y, 1.2 if amount else 0.0)  # a few among millions are still seen
+        parts.append(_bar(x + 0.5, frame.bottom - tall, frame.x(end) - x - 1, tall, kind))
     parts.append(f'<line x1="{frame.left}" x2="{frame.right}" y1="{frame.bottom}" y2="{frame.bottom}" class="axis"/>')
     for tick in ticks(low, high, 5):
-        parts.append(
-            _text(
-                frame.x(tick),
-                height - 5,
-                f"{tick:g}",
-                "tick",
-                "middle" if low < tick < high else "start" if tick <= low else "end",
-            )
-        )
-    if threshold is not None:
-        x = frame.x(threshold)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{frame.bottom}" class="threshold"/>')
-    return _svg(width, height, parts, f"{len(values)} values between {low:g} and {high:g}", "plot")
+        anchor = "middle" if low < tick < high else "start" if tick <= low else "end"
+        parts.append(_text(frame.x(tick), height - 5, f"{tick:g}", "tick", anchor))
+    for bound in (floor, ceiling):
+        if bound is not None and low <= bound <= high:
+            x = frame.x(bound)
+            parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{frame.bottom}" class="threshold"/>')
+    return _svg(width, height, parts, f"{sum(rows)} values between {low:g} and {high:g}", "plot")
 
 
 def _grid(frame: Frame, wanted: int) -> list[str]:

@@ -1,18 +1,21 @@
-"""Writes the dataset's page: what it holds, what was turned away and why, with samples of both to look at."""
+"""Writes the dataset's page: what it holds, what was turned away and why, with samples of both to look at.
+
+Beside a run's report its media lie in files; as a card of its own (`kiwi data card --html`) they are in the page.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from kiwi import __version__
 from kiwi.configuration import RunConfiguration
-from kiwi.errors import KiwiError
 from kiwi.reports import charts, figures, gallery, sections
 from kiwi.reports.findings import Findings
 from kiwi.reports.rendering import write_page
@@ -20,14 +23,15 @@ from kiwi.reports.rendering import write_page
 if TYPE_CHECKING:
     import polars
 
-    from kiwi.media import Clip
+    from kiwi.reports.dataset_samples import View
 
-Row = dict[str, Any]
+Json = dict[str, Any]
 
-VIEW_PIXELS = 640 * 360
-VIEW_FRAMES = 48
-SMALL_SIDE, ENLARGED_SIDE = 128, 192
-QUADRUPLETS, EACH_REASON, REJECTED, IN_REPORT = 12, 2, 18, 6
+IN_REPORT = 6
+VALUES = 12  # of a column that are named one by one
+BINS = 24
+WHOLE = ("frames a clip",)  # counted in whole numbers, so that parts of the axis must be whole as well
+SCALES = {"score_overall": 10.0, "score_first_frame": 10.0}
 
 
 @dataclass(frozen=True)
@@ -46,61 +50,44 @@ class Balance:
 
 @dataclass(frozen=True)
 class Spread:
+    """How a figure spreads. `bounds` says from where and up to where a row passes, in words; "" if nothing asks."""
+
     name: str
     drawing: Markup
     rows: int
-    threshold: float | None
+    bounds: str = ""
+    middle: str = ""
+
+
+@dataclass(frozen=True)
+class Licences:
+    """Rows by licence and source; what holds for all rows in use together; what may not be done with them."""
+
+    rows: list[Json]
+    terms: list[tuple[str, str]]
+    forbidden: list[str]
 
 
 @dataclass(frozen=True)
 class DatasetPage:
-    """All that the page shows."""
+    """All that the page shows. `home` is the report's address, "" for a page of its own."""
 
     title: str
+    home: str
     facts: list[tuple[str, str]]
     funnel: sections.Funnel | None
     balances: list[tuple[str, list[Balance]]]
+    media: list[Spread]
+    resolutions: list[tuple[str, int]]
     spreads: list[Spread]
     quadruplets: list[gallery.Card]
     rejected: list[gallery.Card]
+    licences: Licences | None
+    curators: list[tuple[str, str, str, str]]
+    limits: list[Markup]
+    left_out: int = 0
     version: str = __version__
     written: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
-
-
-@dataclass(frozen=True)
-class View:
-    """Where the rows' media come from, and where the page's go.
-
-    Attributes:
-        references: reference images of the rows shown, by iid.
-    """
-
-    folder: Path
-    media: gallery.MediaFolder
-    references: dict[str, bytes]
-
-    def clip(self, member: str, name: str) -> tuple[tuple[str, str], str]:
-        """A dataset clip as browsers play it, with its first frame; the clip's own bytes may be lossless RGB.
-
-        Returns ((video, poster), "") or (("", ""), why it cannot be shown).
-        """
-        from kiwi.dataset.reader import open_media
-        from kiwi.media import decode, encode_video, png_bytes
-
-        if not member:
-            return ("", ""), "its media could not be read"
-        video, poster = self.media.known(f"{name}.mp4"), self.media.known(f"{name}.png")
-        if poster:
-            return ((video, poster) if video else (poster, "")), ""
-        try:
-            clip = decode(open_media(self.folder, member), pixel_budget=VIEW_PIXELS, max_frames=VIEW_FRAMES)
-        except (KiwiError, OSError) as error:
-            return ("", ""), f"cannot be shown: {str(error).splitlines()[0]}"
-        video = ""
-        if len(clip.frames) > 1:
-            video = self.media.write(encode_video(None, _enlarged(clip), clip.fps), f"{name}.mp4")
-        poster = self.media.write(png_bytes(clip.frames[0]), f"{name}.png")
-        return ((video, poster) if video else (poster, "")), ""
 
 
 def write_dataset_page(found: Findings, media: gallery.MediaFolder) -> tuple[str, list[gallery.Card]]:
@@ -111,43 +98,96 @@ def write_dataset_page(found: Findings, media: gallery.MediaFolder) -> tuple[str
     Raises:
         OSError, ValueError: the dataset's rows cannot be read.
     """
+    from kiwi.reports.dataset_samples import View
+
     if found.dataset_folder is None:
         raise ValueError("no dataset was assembled")
-    rows = _rows(found.dataset_folder)
-    kept, gone = _kept(rows), _gone(rows)
-    picked = [*kept, *(row for _, _, some in gone for row in some)]
-    view = View(found.dataset_folder, media, _references(found.dataset_folder, [str(row["iid"]) for row in picked]))
-    rejected = [
-        (reason, [replace(_card(row, view, figures.words(reason)), aside=_rows_said(amount)) for row in some])
-        for reason, amount, some in gone
-    ]
     said = {**(found.manifest or {}), **(found.dataset or {})}
-    page = DatasetPage(
-        title=str(said.get("version") or "Dataset, not published yet"),
-        facts=dataset_facts(found),
-        funnel=sections.funnel(found),
-        balances=[(title, _balance(rows, column)) for title, column in
-                  (("Task", "task"), ("Edit type", "edit_type"), ("Licence", "license"), ("Source", "source_dataset"))
-                  if column in rows.columns],
-        spreads=_spreads(rows, found),
-        quadruplets=[_card(row, view, figures.words(row["edit_type"])) for row in kept],
-        rejected=[card for _, cards in rejected for card in cards],
-    )  # fmt: skip
+    drawn = sections.funnel(found)
+    page, moving = _page(said, drawn, View(found.dataset_folder, media), dataset_facts(found), "index.html")
     write_page(media.page / "dataset.html", "dataset.html.j2", page)
-    moving = [card for _, cards in rejected for card in cards[:1] if card.shown]
     return "dataset.html", moving[:IN_REPORT]
+
+
+def write_dataset_card(folder: Path, path: Path, version: str = "") -> Path:
+    """Writes the page of a dataset's folder as one file that needs no other, of about 16 MB at most; returns its path.
+
+    Args:
+        version: under which it was published, for the title.
+
+    Raises:
+        ManifestError: the folder is no dataset, or a part of its rows is missing.
+        UsageError: the path is a folder.
+    """
+    from kiwi.dataset.manifest import read_manifest
+    from kiwi.errors import UsageError
+    from kiwi.reports.dataset_samples import WITHIN, View
+    from kiwi.reports.embedding import EmbeddedMedia
+
+    if path.is_dir():
+        raise UsageError(f"--html {path} is a folder", "name a file, such as card.html")
+    said = {**read_manifest(folder), "version": version}
+    media = EmbeddedMedia()
+    drawn = sections.drawn_funnel(said.get("funnel") or [], said)
+    page, _ = _page(said, drawn, View(folder, media, WITHIN), _facts(said, _source(said)), "")
+    write_page(path, "dataset.html.j2", replace(page, left_out=media.left_out))
+    return path
+
+
+def _page(
+    said: Json, drawn: sections.Funnel | None, view: View, facts: list[tuple[str, str]], home: str
+) -> tuple[DatasetPage, list[gallery.Card]]:
+    """The page, and the first card of each reason that can be seen."""
+    from kiwi.dataset import card
+    from kiwi.reports import dataset_samples as samples
+
+    rows = samples.with_part(_parts(view.folder, said))
+    balances = _balances(rows)
+    kinds = [each.name for each in balances.get("edit_type", []) if each.quadruplet]
+    kept = samples.kept_rows(rows, ["" if name == NOT_STATED else name for name in kinds])
+    gone = samples.gone_rows(rows, {**said.get("rejected", {}), **said.get("failed", {})})
+    picked = [*kept, *(row for each in gone for row in each.shown)]
+    view = replace(view, references=samples.references_of(picked))
+    quadruplets = [samples.card(row, view, figures.words(row["edit_type"] or row["task"])) for row in kept]
+    rejected = samples.gone_cards(gone, view)
+    statistics = said.get("statistics")
+    page = DatasetPage(
+        title=str(said.get("version") or ("Dataset, not published yet" if home else "Dataset card")),
+        home=home,
+        facts=facts,
+        funnel=drawn,
+        balances=[(title, _shortened(balances[column])) for title, column in COLUMNS if column in balances],
+        media=_media(rows),
+        resolutions=list((statistics or {}).get("resolutions", {}).items())[:VALUES],
+        spreads=_spreads(rows, said),
+        quadruplets=quadruplets,
+        rejected=[each for _, cards in rejected for each in cards],
+        licences=_licences(said) if statistics else None,
+        curators=card.curator_rows(said) if said.get("curators") else [],
+        limits=[_ticked(sentence) for sentence in card.known_limits(said)] if statistics else [],
+    )
+    return page, [each for _, cards in rejected for each in cards[:1] if each.shown]
+
+
+NOT_STATED = "not stated"
+COLUMNS = (("Task", "task"), ("Edit type", "edit_type"), ("Source", "source_dataset"), ("References", "ref_origin"))
 
 
 def dataset_facts(found: Findings) -> list[tuple[str, str]]:
     """What the dataset is, in short: name and value, those that are known."""
-    said = {**(found.manifest or {}), **(found.dataset or {})}
+    return _facts({**(found.manifest or {}), **(found.dataset or {})}, _source_of_run(found.configuration))
+
+
+def _facts(said: Json, source: str) -> list[tuple[str, str]]:
     facts = [
         ("Version", str(said.get("version") or "")),
         ("Revision", figures.short(said.get("revision")) if said.get("revision") else ""),
+        ("Digest", figures.short(said.get("digest"), 16) if said.get("digest") and not said.get("revision") else ""),
         ("Pairs listed", figures.count(said.get("pairs")) if said.get("pairs") is not None else ""),
         ("Quadruplets", figures.count(said.get("quadruplets")) if said.get("quadruplets") is not None else ""),
         ("Instruction only", figures.count(said.get("instruction")) if said.get("instruction") is not None else ""),
-        ("Source", _source(found.configuration)),
+        ("Source clips in use", _played(said)),
+        ("Source", source),
         ("Tasks", _tally(said.get("tasks"))),
         ("Licences", _tally(said.get("licenses") or said.get("licences"))),
         ("Curators", _named(said.get("curators"))),
@@ -155,19 +195,37 @@ def dataset_facts(found: Findings) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _source(configuration: RunConfiguration) -> str:
+def _played(said: Json) -> str:
+    seconds = figures.number((said.get("statistics") or {}).get("seconds_total"))
+    return f"{figures.duration(seconds)} of video" if seconds else ""
+
+
+def _source_of_run(configuration: RunConfiguration) -> str:
     source = configuration.source
     if source.kind == "pairs":
         return f"your own pairs: {source.pairs}"
-    return (
-        f"procedural, {source.level}: {source.clips:,} clips of {source.frames} frames and {source.images:,} images, "
-        f"{source.size}×{source.size}"
-    )
+    return _source({"parameters": {"source": source.model_dump(mode="json")}})
+
+
+def _source(said: Json) -> str:
+    """Where the pairs come from, as the manifest has it."""
+    source = (said.get("parameters") or {}).get("source") or {}
+    if source.get("kind") == "procedural":
+        return (
+            f"procedural, {source.get('level')}: {source.get('clips', 0):,} clips of {source.get('frames')} frames and "
+            f"{source.get('images', 0):,} images, {source.get('size')}×{source.get('size')}"
+        )
+    if source.get("kind") == "collections":
+        return ", ".join(str(each.get("adapter")) for each in source.get("collections") or [])
+    return "the user's own pairs" if source.get("kind") == "pairs" else ""
 
 
 def _tally(value: Any) -> str:
     if isinstance(value, dict):
-        return " · ".join(f"{figures.words(name)} {figures.count(rows)}" for name, rows in value.items())
+        named = list(value.items())
+        more = [f"{len(named) - VALUES:,} more"] if len(named) > VALUES else []
+        shown = [f"{figures.words(name) or NOT_STATED} {figures.count(rows)}" for name, rows in named[:VALUES]]
+        return " · ".join([*shown, *more])
     return " · ".join(str(each) for each in value) if isinstance(value, list) else ""
 
 
@@ -179,109 +237,133 @@ def _named(value: Any) -> str:
     return " · ".join(str(each) for each in value) if isinstance(value, list) else str(value or "")
 
 
-def _rows(folder: Path) -> polars.DataFrame:
-    """The rows of a dataset without their images, in its own order. Raises ManifestError."""
-    from kiwi.dataset.reader import read_manifest, read_rows
+def _parts(folder: Path, said: Mapping[str, Any]) -> list[Path]:
+    """The parts of the rows. Raises ManifestError where one is missing, or is no Parquet."""
+    import polars as pl
 
-    columns = dict(read_manifest(folder)["columns"])
-    return read_rows(folder, [name for name in columns if name != "ref_image_bytes"])
+    from kiwi.dataset.manifest import ManifestError
+
+    parts = [folder / str(each["path"]) for each in said.get("files", []) if str(each["path"]).endswith(".parquet")]
+    missing = next((part for part in parts if not part.is_file()), None if parts else folder / "rows")
+    if missing is not None:
+        raise ManifestError(f"{missing}: is not there", "pull or rebuild the dataset")
+    for part in parts:
+        try:
+            pl.read_parquet_schema(part)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise ManifestError(f"{part}: {str(error).splitlines()[0]}", "pull or rebuild the dataset") from error
+    return parts
 
 
-def _balance(rows: polars.DataFrame, column: str) -> list[Balance]:
-    tally: dict[str, dict[str, int]] = {}
-    for row in rows.group_by(column, "trains_as").len().iter_rows(named=True):
-        tally.setdefault(str(row[column] or "not stated"), {})[str(row["trains_as"])] = int(row["len"])
-    found = [
-        Balance(name, each.get("quadruplet", 0), each.get("instruction", 0), each.get("nothing", 0))
-        for name, each in tally.items()
-    ]
-    return sorted(found, key=lambda each: (-each.rows, each.name))
+def _balances(rows: polars.LazyFrame) -> dict[str, list[Balance]]:
+    """The values of each column of COLUMNS that the rows have, most frequent first; references of quadruplets alone."""
+    from kiwi.dataset.statistics import balance
+
+    found = {}
+    there = set(rows.collect_schema().names())
+    for _, column in COLUMNS:
+        if column not in there:
+            continue
+        counted = balance(rows, column)
+        if column == "ref_origin":
+            counted = {name: each for name, each in counted.items() if name and each["quadruplet"]}
+        found[column] = [
+            Balance(name or NOT_STATED, each["quadruplet"], each["instruction"], each["nothing"])
+            for name, each in counted.items()
+        ]
+    return {column: values for column, values in found.items() if values}
 
 
-def _spreads(rows: polars.DataFrame, found: Findings) -> list[Spread]:
-    """How each stored score spreads, with its threshold where one applies."""
-    curation = found.configuration.curation
-    thresholds = {
-        "score_overall": curation.min_score,
-        "mask_area": curation.min_region,
-        "verify_consistency": curation.min_verify,
-    }
+def _shortened(values: list[Balance]) -> list[Balance]:
+    """The first VALUES, and the others as one."""
+    if len(values) <= VALUES:
+        return values
+    rest = values[VALUES - 1 :]
+    sums = (sum(getattr(each, kind) for each in rest) for kind in ("quadruplet", "instruction", "nothing"))
+    return [*values[: VALUES - 1], Balance(f"{len(rest):,} others", *sums)]
+
+
+def _media(rows: polars.LazyFrame) -> list[Spread]:
+    """Figure 4 (b): frames and seconds of the clips in use, and their frames a second."""
+    import polars as pl
+
+    from kiwi.dataset.statistics import USED
+
+    videos = rows.filter(USED & (pl.col("media") == "video") & (pl.col("fps") > 0))
+    measured = (
+        ("frames a clip", pl.col("frames").cast(pl.Float64), "frames"),
+        ("seconds a clip", pl.col("frames") / pl.col("fps"), "s"),
+        ("frames a second", pl.col("fps"), ""),
+    )
+    spreads = [_spread(videos, name, column, None, unit) for name, column, unit in measured]
+    return [spread for spread in spreads if spread is not None]
+
+
+def _spreads(rows: polars.LazyFrame, said: Mapping[str, Any]) -> list[Spread]:
+    """How each stored score spreads, with the run's thresholds where they apply."""
+    import polars as pl
+
+    from kiwi.curation.thresholds import THRESHOLDS, run_values
+
+    values = run_values(said.get("parameters") or {})
+    bounds: dict[str, dict[bool, float]] = {}
+    for each in THRESHOLDS:
+        value = values[each.name]
+        if value is not None and not (each.at_least and value == 0):
+            bounds.setdefault(each.column, {})[each.at_least] = value
+    schema = rows.collect_schema()
     spreads = []
-    for name in rows.columns:
-        if not (name.startswith(("score_", "verify_")) or name == "mask_area"):
-            continue
-        values = [float(value) for value in rows[name].drop_nulls() if figures.number(value) is not None]
-        if not values or max(values) == min(values):
-            continue
-        low, high = (
-            (0.0, 1.0 if max(values) <= 1 else 10.0)
-            if min(values) >= 0 and max(values) <= 10
-            else (min(values), max(values))
-        )
-        threshold = thresholds.get(name)
-        spreads.append(Spread(name, charts.histogram(values, low, high, threshold), len(values), threshold))
-    return spreads
+    for name in schema.names():
+        shown = name.startswith(("score_", "verify_")) or name in ("region_area", "mask_area")
+        if shown and schema[name].is_numeric():
+            spreads.append(_spread(rows, name, pl.col(name).cast(pl.Float64), bounds.get(name, {}), ""))
+    return [spread for spread in spreads if spread is not None]
 
 
-def _kept(rows: polars.DataFrame) -> list[Row]:
-    """Quadruplets to show: the edit types in turn, each in the dataset's own order."""
-    by_type: dict[str, list[Row]] = {}
-    for row in rows.filter(rows["trains_as"] == "quadruplet").iter_rows(named=True):
-        by_type.setdefault(str(row["edit_type"] or row["task"]), []).append(row)
-    turns = [(place, kind, row) for kind, each in by_type.items() for place, row in enumerate(each[:QUADRUPLETS])]
-    return [row for _, _, row in sorted(turns, key=lambda turn: (turn[0], turn[1]))[:QUADRUPLETS]]
+def _spread(
+    rows: polars.LazyFrame, name: str, column: polars.Expr, bounds: Mapping[bool, float] | None, unit: str
+) -> Spread | None:
+    """A column as a histogram; None where nothing was measured, or where a score is the same in all rows."""
+    from kiwi.dataset.statistics import collected, histogram
+
+    known = rows.filter(column.is_finite())
+    seen = collected(known, column.min().alias("low"), column.max().alias("high"), column.median().alias("middle"))
+    low, high, middle = seen.row(0)
+    if low is None or (bounds is not None and low == high and not bounds):
+        return None
+    low, high = _range(low, high, name)
+    counts = histogram(known, column, low, high, BINS)
+    floor, ceiling = (bounds or {}).get(True), (bounds or {}).get(False)
+    said = [f"≥ {floor:g}"] if floor is not None else []
+    said += [f"≤ {ceiling:g}"] if ceiling is not None else []
+    drawing = charts.histogram(counts, low, high, floor, ceiling)
+    return Spread(name, drawing, sum(counts), ", ".join(said), f"median {middle:,.3g} {unit}".strip())
 
 
-def _gone(rows: polars.DataFrame) -> list[tuple[str, int, list[Row]]]:
-    """Every reason with its rows, the most frequent first, and the first rows of each to show."""
-    gone = rows.filter(rows["status"] != "kept")
-    counted = sorted(gone.group_by("reason").len().iter_rows(), key=lambda each: (-each[1], str(each[0])))
-    shown, left = [], REJECTED
-    for reason, amount in counted:
-        taken = list(gone.filter(gone["reason"] == reason).head(min(EACH_REASON, left)).iter_rows(named=True))
-        left -= len(taken)
-        shown.append((str(reason), int(amount), taken))
-    return shown
+def _range(low: float, high: float, name: str) -> tuple[float, float]:
+    """The axis: a score's own scale, else from nothing to a little over the largest value."""
+    if name in SCALES and low >= 0 and high <= SCALES[name]:
+        return 0.0, SCALES[name]
+    if low >= 0 and high <= 1 and name.startswith(("score_", "verify_", "region_", "mask_")):
+        return 0.0, 1.0
+    if name in WHOLE:
+        return 0.0, float(BINS * (int(high) // BINS + 1))
+    reach = max(high, 0.0) - min(low, 0.0) or 1.0
+    return min(low, 0.0), max(high, 0.0) + 0.05 * reach
 
 
-def _references(folder: Path, wanted: Sequence[str]) -> dict[str, bytes]:
-    """The reference images of some rows, by iid."""
-    from kiwi.dataset.reader import read_rows
+def _licences(said: Json) -> Licences:
+    from kiwi.dataset.card import licence_rows, licences_in_use
+    from kiwi.dataset.licences import added_up, forbidden
 
-    if not wanted:
-        return {}
-    images = read_rows(folder, ["iid", "ref_image_bytes"])
-    found = images.filter(images["iid"].is_in(list(wanted)))
-    return {str(iid): bytes(image) for iid, image in found.iter_rows() if image}
-
-
-def _rows_said(amount: int) -> str:
-    return f"{amount:,} row{'s' if amount != 1 else ''}"
+    used = licences_in_use(said)
+    terms = []
+    for sentence in added_up(used) if used else ["**Nothing in use.** No row trains as anything."]:
+        found = re.fullmatch(r"\*\*(.+?)\.\*\* (.*)", sentence, re.DOTALL)
+        terms.append((found[1], found[2]) if found else ("", sentence))
+    return Licences(licence_rows(said), terms, forbidden(used))
 
 
-def _card(row: Row, view: View, title: str) -> gallery.Card:
-    iid = str(row["iid"])
-    source, note = view.clip(str(row["src_video"] or ""), f"row-{figures.slug(iid)}-source")
-    target, other = view.clip(str(row["tgt_video"] or ""), f"row-{figures.slug(iid)}-target")
-    image = view.references.get(iid)
-    reference = view.media.write(image, f"row-{figures.slug(iid)}-reference.png") if image else ""
-    tiles = [
-        gallery.Tile("source", "Source", *source, view.media.size(source[1] or source[0])),
-        gallery.Tile("truth", "Target", *target, view.media.size(target[1] or target[0])),
-    ]
-    if reference:
-        tiles.insert(1, gallery.Tile("reference", "Reference", reference, "", view.media.size(reference)))
-    facts = [("stage", str(row.get("stage") or ""))] if row.get("status") != "kept" else []
-    if row.get("status") != "kept" and row.get("trains_as") == "instruction":
-        facts.append(("still trains as an", "instruction"))
-    if reference and row.get("ref_origin"):
-        facts.append(("reference", figures.words(row["ref_origin"])))
-    detail = str(row.get("detail") or "")
-    return gallery.Card(title, str(row.get("prompt") or ""), tuple(tiles), None, tuple(facts), detail or note or other)
-
-
-def _enlarged(clip: Clip) -> Any:
-    """Small clips by whole factors: players halve the colour resolution, which a clip of 64 pixels cannot spare."""
-    side = max(clip.frames.shape[1:3])
-    factor = max(ENLARGED_SIDE // side, 1) if side <= SMALL_SIDE else 1
-    return clip.frames.repeat(factor, axis=1).repeat(factor, axis=2)
+def _ticked(sentence: str) -> Markup:
+    """A sentence of ours whose names stand in backticks."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kiwi.configuration import RunConfiguration
+from kiwi.curation.finished import dataset_folder
+from kiwi.curation.stages import books_so_far
 from kiwi.dataset.schema import CURATION_STAGES
+from kiwi.errors import KiwiError
 from kiwi.tracking import TaskRecord, attempt_of, read_records
-from kiwi.workspace import Workspace, curation_key
+from kiwi.workspace import Workspace
 
 Json = dict[str, Any]
 
@@ -60,7 +63,7 @@ def gather(configuration: RunConfiguration) -> Findings:
     found.dataset_folder = _dataset_folder(found, workspace)
     if found.dataset_folder is not None:
         found.manifest = _read(found, found.dataset_folder / "manifest.json")
-    found.funnel = _funnel(found, workspace.curation(curation_key(configuration)))
+    found.funnel = _funnel(found)
     stages = (_read(found, root / "training" / f"{stage.name}.json") for stage in configuration.stages)
     found.training = [stage for stage in stages if stage is not None]
     found.scores = _read(found, root / "benchmark" / "scores.json")
@@ -95,19 +98,22 @@ def _records(found: Findings, root: Path) -> list[TaskRecord]:
 
 
 def _dataset_folder(found: Findings, workspace: Workspace) -> Path | None:
-    candidates = [workspace.curation(curation_key(found.configuration)) / "dataset"]
+    candidates = [dataset_folder(found.configuration)]
     if found.dataset and found.dataset.get("path"):
         published = Path(str(found.dataset["path"]))
         candidates.insert(0, published if published.is_absolute() else workspace.root / published)
     return next((folder for folder in candidates if (folder / "manifest.json").exists()), None)
 
 
-def _funnel(found: Findings, curation: Path) -> list[Json]:
-    for holder in (found.manifest, _read(found, curation / "deduplicated" / "books.json")):
-        if holder and isinstance(holder.get("funnel"), list) and holder["funnel"]:
-            return list(holder["funnel"])
-    books = (_read(found, path) for path in sorted(curation.glob("shards/*/*/books.json")))
-    return added_up(book for book in books if book is not None)
+def _funnel(found: Findings) -> list[Json]:
+    if found.manifest and isinstance(found.manifest.get("funnel"), list) and found.manifest["funnel"]:
+        return list(found.manifest["funnel"])
+    try:
+        books = books_so_far(found.configuration)
+    except KiwiError as error:
+        found.troubles.append(f"the books of curation cannot be read: {error}")
+        return []
+    return added_up(books)
 
 
 def added_up(books: Iterable[Json]) -> list[Json]:

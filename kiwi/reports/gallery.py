@@ -34,7 +34,12 @@ class Tile:
 
     @property
     def moves(self) -> bool:
-        return self.file.endswith(VIDEO)
+        return self.file.endswith(VIDEO) or self.file.startswith("data:video/")
+
+    @property
+    def embedded(self) -> bool:
+        """The file is in the page itself."""
+        return self.file.startswith("data:")
 
 
 @dataclass(frozen=True)

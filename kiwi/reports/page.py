@@ -16,13 +16,14 @@ from typing import Any
 
 from kiwi import __version__
 from kiwi.configuration import RunConfiguration
+from kiwi.curation.keys import curation_key
 from kiwi.errors import KiwiError
 from kiwi.reports import figures, gallery, sections
 from kiwi.reports.dataset_page import dataset_facts, write_dataset_page
 from kiwi.reports.findings import Findings, gather
 from kiwi.reports.rendering import write_page
 from kiwi.tracking import TaskRecord, TaskRun
-from kiwi.workspace import Workspace, curation_key
+from kiwi.workspace import Workspace
 
 REPEAT_REMEDY = "Put right what the message names and give the same command again: finished tasks are reused."
 NO_WORD = "a task ended before it could say why"

@@ -63,11 +63,16 @@ class Funnel:
 
 def funnel(found: Findings) -> Funnel | None:
     """The funnel as a drawing and as figures, with the rows' ends: quadruplet, instruction only, unused."""
-    stages = tuple(_funnel_stage(stage) for stage in found.funnel)
+    return drawn_funnel(found.funnel, {**(found.manifest or {}), **(found.dataset or {})})
+
+
+def drawn_funnel(books: Sequence[Json], said: Json) -> Funnel | None:
+    """The same of a funnel's books, and of what is `said` of the dataset; an early exit that was off is left out."""
+    stages = tuple(_funnel_stage(entry) for entry in books)
+    stages = tuple(stage for stage in stages if stage.name != "unique_crops" or stage.lost or not stage.reconciles)
     if not stages:
         return None
     steps = [charts.Step(words(stage.name), stage.rows_in, stage.rejected.rows, stage.failed.rows) for stage in stages]
-    said = {**(found.manifest or {}), **(found.dataset or {})}
     listed, kept = stages[0].rows_in, stages[-1].kept
     instruction = number(said.get("instruction"))
     ends: tuple[tuple[str, int, str], ...] = ()

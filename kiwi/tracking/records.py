@@ -50,13 +50,20 @@ class TaskRun:
         """A file or folder to be attached when the record is sent; it must still be there then."""
         self._append("artifact", path=str(Path(path).absolute()), folder=folder)
 
-    def progress(self, done: int, total: int, unit: str = "rows", note: str = "") -> None:
-        """How far the task is. May be called often: only one call in 0.2 s, and the last, is written."""
+    def progress(
+        self, done: int, total: int, unit: str = "rows", note: str = "", kept: tuple[int, int] | None = None
+    ) -> None:
+        """How far the task is. May be called often: only one call in 0.2 s, and the last, is written.
+
+        Args:
+            kept: (rows kept, rows in) of a curation stage so far.
+        """
         now = time.monotonic()
         if done < total and now - self._last_progress < PROGRESS_SECONDS:
             return
         self._last_progress = now
-        self._append("progress", done=int(done), total=int(total), unit=unit, note=note)
+        said = {"kept": list(kept)} if kept is not None else {}
+        self._append("progress", done=int(done), total=int(total), unit=unit, note=note, **said)
 
     def note(self, text: str) -> None:
         """One line for people, such as "reused"."""
@@ -203,7 +210,7 @@ def _apply(record: TaskRecord, event: dict[str, Any]) -> None:
     elif kind == "artifact":
         record.artifacts.append((event["path"], event["folder"]))
     elif kind == "progress":
-        record.progress = {key: event[key] for key in ("done", "total", "unit", "note")}
+        record.progress = {key: event.get(key) for key in ("done", "total", "unit", "note", "kept")}
     elif kind == "note":
         record.notes.append(event["text"])
     elif kind == "end":

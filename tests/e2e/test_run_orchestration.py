@@ -51,8 +51,8 @@ def test_a_run_does_every_task_in_order(finished):
     workdir, _, _ = finished
     order = [name for name in dict.fromkeys(calls(workdir)) if not name.startswith("send")]
     assert " ".join(order) == (
-        "plan_shards ingest score ground segment synthesize verify deduplicate publish_dataset cache_latents "
-        "train_stage1 train_stage2 train_stage3 run_benchmark judge register_model report decide promote"
+        "plan_shards ingest score ground segment unique_crops synthesize verify deduplicate publish_dataset "
+        "cache_latents train_stage1 train_stage2 train_stage3 run_benchmark judge register_model report decide promote"
     )
     assert calls(workdir)[-1] == "send-finished"
 

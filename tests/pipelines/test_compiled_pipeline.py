@@ -10,7 +10,8 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASKS = {
-    "plan-shards", "ingest", "score", "ground", "segment", "synthesize", "verify", "deduplicate", "publish-dataset",
+    "plan-shards", "ingest", "score", "ground", "segment", "unique-crops", "synthesize", "verify",
+    "deduplicate", "publish-dataset",
     "cache-latents", "train-stage", "train-stage-2", "train-stage-3", "run-benchmark", "judge", "register-model",
     "report", "decide", "promote", "hold", "finish",
 }  # fmt: skip

@@ -8,7 +8,7 @@ has the odd horizontal frequencies negated, so it is looked for without another 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -29,12 +29,21 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ClassicalDeduplicator:
-    """Keeps the first of each set of near-duplicates. Deterministic, exact, and independent of the block size."""
+    """Keeps the first of each set of near-duplicates. Deterministic, exact, and independent of the block size.
 
+    Attributes:
+        distance: bits of 64 in which two hashes may differ.
+    """
+
+    distance: float
     name: str = "classical"
     version: str = "1"
     measures: tuple[str, ...] = ()
     block: int = BLOCK
+
+    def fingerprints(self, images: Iterable[Image]) -> Iterator[bytes]:
+        """See protocols."""
+        return map(self.fingerprint, images)
 
     def fingerprint(self, image: Image) -> bytes:
         """float16 [3,8,8]: the low DCT frequencies of L, a, b of the image (uint8 [H,W,3]) at 32x32, orthonormal."""
@@ -43,35 +52,34 @@ class ClassicalDeduplicator:
         low = np.stack([cv2.dct(np.ascontiguousarray(planes[..., index]))[:LOW, :LOW] for index in range(3)])
         return (low / SIDE).astype("<f2").tobytes()
 
-    def keep_first(self, fingerprints: Sequence[Sequence[bytes]], distance: float) -> NDArray[np.int64]:
+    def keep_first(self, fingerprints: Sequence[Sequence[bytes]]) -> NDArray[np.int64]:
         """For each row the earlier kept row that it repeats, or -1. Straight or mirrored, the same way in all aspects.
 
         Args:
             fingerprints: one list an aspect; a pair of rows must agree in every aspect.
-            distance: bits of 64 in which two hashes may differ.
         """
         aspects = [_Aspect(list(prints)) for prints in fingerprints]
         count = len(fingerprints[0])
         repeats = np.full(count, -1, np.int64)
         for start in range(0, count, self.block):
             stop = min(start + self.block, count)
-            for earlier, later in self._pairs(aspects, start, stop, distance):
+            for earlier, later in self._pairs(aspects, start, stop):
                 if repeats[later] < 0 and repeats[earlier] < 0:
                     repeats[later] = earlier
         return repeats
 
-    def _pairs(self, aspects: list[_Aspect], start: int, stop: int, distance: float) -> list[tuple[int, int]]:
+    def _pairs(self, aspects: list[_Aspect], start: int, stop: int) -> list[tuple[int, int]]:
         """(earlier, later) that agree, for `later` in [start, stop), ordered by later, then earlier."""
         found: list[tuple[int, int]] = []
         for left in range(0, stop, self.block):
             right = min(left + self.block, stop)
             for mirrored in (False, True):
-                later, earlier = aspects[0].near(start, stop, left, right, mirrored, distance)
+                later, earlier = aspects[0].near(start, stop, left, right, mirrored, self.distance)
                 later, earlier = later + start, earlier + left
                 behind = earlier < later
                 later, earlier = later[behind], earlier[behind]
                 for aspect in aspects:
-                    same = aspect.agree(later, earlier, mirrored, distance)
+                    same = aspect.agree(later, earlier, mirrored, self.distance)
                     later, earlier = later[same], earlier[same]
                 found.extend(zip(earlier.tolist(), later.tolist(), strict=True))
         return sorted(found, key=lambda pair: (pair[1], pair[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kiwi.curation.curators.classical_change import (
@@ -13,7 +14,8 @@ from kiwi.curation.curators.classical_change import (
     kept_structure,
     kind_of_change,
 )
-from kiwi.curation.curators.protocols import Grounding, Image, Mask, RegionKind
+from kiwi.curation.curators.one_by_one import one_by_one
+from kiwi.curation.curators.protocols import Grounding, GroundRequest, Image, Mask, RegionKind
 from kiwi.dataset.schema import Reason, Task
 
 
@@ -28,11 +30,18 @@ class ClassicalGrounder:
     min_region: float
     max_region: float
     name: str = "classical"
-    version: str = "1"
+    version: str = "2"
     measures: tuple[str, ...] = ("area", "median_change", "changed_share", "kept_structure")
 
-    def ground(self, source: Image, target: Image, prompt: str, task: Task) -> Grounding:
-        """The edited object's box, or for a background change the kept foreground's. See protocols.Grounder."""
+    def ground(self, requests: Iterable[GroundRequest]) -> Iterator[Grounding]:
+        """See protocols."""
+        return one_by_one(self._ground, Grounding, requests)
+
+    def _ground(self, request: GroundRequest) -> Grounding:
+        return self.ground_pair(request.source, request.target, request.task)
+
+    def ground_pair(self, source: Image, target: Image, task: Task) -> Grounding:
+        """The edited object's box, or for a background change the kept foreground's."""
         change = change_map(source, target)
         visible = change.delta > VISIBLE
         kind = kind_of_change(change)

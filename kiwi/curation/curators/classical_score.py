@@ -6,13 +6,22 @@ sharp and as steady as its source. It is called heuristic_score, and never by th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from kiwi.curation.curators.classical_change import VISIBLE, ChangeMap, Plane, change_map, kept_foreground
-from kiwi.curation.curators.protocols import Frames, Score
+from kiwi.curation.curators.classical_change import (
+    VISIBLE,
+    ChangeMap,
+    Plane,
+    change_map,
+    edge_agreement,
+    kept_foreground,
+)
+from kiwi.curation.curators.one_by_one import one_by_one
+from kiwi.curation.curators.protocols import Frames, Score, ScoreRequest
 from kiwi.dataset.schema import Reason, Task
 
 WHOLE_FRAME = (Task.GLOBAL_STYLE, Task.BACKGROUND_CHANGE)
@@ -34,14 +43,22 @@ class ClassicalScorer:
     """
 
     name: str = "classical"
-    version: str = "1"
+    version: str = "2"
+    sample_fps: float | None = None
     measures: tuple[str, ...] = (
         "present", "outside", "related", "sharpness", "steadiness",
         "changed_share", "quiet_change", "sharpness_ratio", "flicker",
     )  # fmt: skip
 
-    def score(self, source: Frames, target: Frames, prompt: str, task: Task) -> Score:
-        """See protocols.Scorer. NO_VISIBLE_EDIT where no compared frame differs visibly."""
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
+        """See protocols."""
+        return one_by_one(self._score, Score, requests)
+
+    def _score(self, request: ScoreRequest) -> Score:
+        return self.score_pair(request.source, request.target, request.task)
+
+    def score_pair(self, source: Frames, target: Frames, task: Task) -> Score:
+        """One pair, uint8 [T,H,W,3] each. NO_VISIBLE_EDIT where no compared frame differs visibly."""
         count = min(len(source), len(target))
         looks = LOOKS if count > 16 else 2
         picks = sorted({round(index * (count - 1) / (looks - 1)) for index in range(looks)})
@@ -52,11 +69,12 @@ class ClassicalScorer:
         local = spread < 0.5
         confined = 0.0 if task in WHOLE_FRAME else float(np.clip((0.5 - spread) / 0.2, 0.0, 1.0))
         kept = 0.0 if local else max(float(kept_foreground(change).mean()) for change in changes)
+        edges = 0.0 if local else float(np.mean([edge_agreement(source[pick], target[pick]) for pick in picks]))
         ratio, flicker = _texture_and_time(source[:count], target[:count])
         factors = {
             "present": float(np.clip((share - 0.0005) / 0.0015, 0.0, 1.0)),
             "outside": float(np.exp(-max(quiet - 2.0, 0.0) / 4.0 * confined)),
-            "related": 1.0 if local else _relatedness(changes, kept),
+            "related": 1.0 if local else _relatedness(changes, kept, edges),
             "sharpness": float(np.clip(ratio / 0.6, 0.0, 1.0)),
             "steadiness": float(np.exp(-max(flicker - 1.0, 0.0) / 6.0)),
         }
@@ -70,15 +88,16 @@ class ClassicalScorer:
         return Score(measures, None, "", overall, "heuristic_score")
 
 
-def _relatedness(changes: list[ChangeMap], kept: float) -> float:
-    """0-1 from the mean structure, its absolute value (an inverted picture has -1), and the kept share.
+def _relatedness(changes: list[ChangeMap], kept: float, edges: float) -> float:
+    """0-1 from the mean structure, its absolute value (an inverted picture has -1), the kept share, and the edges.
 
-    Of 240 pairings of unrelated real clips 95% lie under a structure of 0.12 and a kept share of 0.05; the weakest of
-    true edits of the whole frame has 0.18 and 0.08.
+    Of 306 pairings of unrelated real clips 95% lie under a structure of 0.12, a kept share of 0.05 and an agreement of
+    edges of 0.17, and none above 0.26 in the last; the weakest of true edits of the whole frame has a structure of 0.18
+    and a kept share of 0.08. Flat drawings with swapped colours have an agreement of edges of 0.79 and more.
     """
     signed = np.mean([np.average(change.structure, weights=change.texture + 1e-3) for change in changes])
     absolute = np.mean([np.average(np.abs(change.structure), weights=change.texture + 1e-3) for change in changes])
-    best = max((signed - 0.08) / 0.08, (absolute - 0.45) / 0.15, (kept - 0.02) / 0.03)
+    best = max((signed - 0.08) / 0.08, (absolute - 0.45) / 0.15, (kept - 0.02) / 0.03, (edges - 0.35) / 0.25)
     return float(np.clip(best, 0.0, 1.0))
 
 

@@ -6,13 +6,15 @@ A subject is cut out onto white ("crop_classical"). A background has its foregro
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from kiwi.curation.curators.classical_change import analysis_frame, box_of, resize_mask
-from kiwi.curation.curators.protocols import Image, Mask, RegionKind, Synthesis
+from kiwi.curation.curators.one_by_one import one_by_one
+from kiwi.curation.curators.protocols import Image, Mask, RegionKind, Synthesis, SynthesizeRequest
 from kiwi.dataset.schema import Reason
 
 LARGEST_HOLE = 0.75
@@ -34,7 +36,14 @@ class ClassicalSynthesizer:
     version: str = "1"
     measures: tuple[str, ...] = ("aspect", "width", "height")
 
-    def synthesize(self, target: Image, mask: Mask, kind: RegionKind) -> Synthesis:
+    def synthesize(self, requests: Iterable[SynthesizeRequest]) -> Iterator[Synthesis]:
+        """See protocols."""
+        return one_by_one(self._synthesize, Synthesis, requests)
+
+    def _synthesize(self, request: SynthesizeRequest) -> Synthesis:
+        return self.synthesize_frame(request.target, request.mask, request.kind)
+
+    def synthesize_frame(self, target: Image, mask: Mask, kind: RegionKind) -> Synthesis:
         height, width = target.shape[:2]
         box = box_of(mask) if kind == "object" else (0, 0, width, height)
         across, down = box[2] - box[0], box[3] - box[1]

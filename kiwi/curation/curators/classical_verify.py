@@ -6,6 +6,7 @@ with the pair shows the subject in another pose or crop, so only its colours are
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -24,7 +25,8 @@ from kiwi.curation.curators.classical_change import (
     lab,
     resize_mask,
 )
-from kiwi.curation.curators.protocols import Image, Mask, RegionKind, Verification
+from kiwi.curation.curators.one_by_one import one_by_one
+from kiwi.curation.curators.protocols import Image, Mask, RegionKind, Verification, VerifyRequest
 from kiwi.dataset.schema import Reason
 
 PAPER = 6.0  # Lab distance from white under which a pixel belongs to the plain ground
@@ -46,13 +48,20 @@ class ClassicalVerifier:
 
     min_consistency: float
     name: str = "classical"
-    version: str = "1"
+    version: str = "2"
     measures: tuple[str, ...] = ("colour", "novelty", "cleanness", "layout", "content")
 
-    def verify(
+    def verify(self, requests: Iterable[VerifyRequest]) -> Iterator[Verification]:
+        """See protocols."""
+        return one_by_one(self._verify, Verification, requests)
+
+    def _verify(self, request: VerifyRequest) -> Verification:
+        return self.verify_reference(request.reference, request.source, request.target, request.mask, request.kind)
+
+    def verify_reference(
         self, reference: Image, source: Image, target: Image, mask: Mask | None, kind: RegionKind
     ) -> Verification:
-        """See protocols.Verifier. REFERENCE_DEGENERATE for an empty one, REFERENCE_INCONSISTENT below the threshold."""
+        """One reference. REFERENCE_DEGENERATE for an empty one, REFERENCE_INCONSISTENT below the threshold."""
         change = change_map(source, target, registered=False)
         small_source, small_target = lab(analysis_frame(source)), lab(analysis_frame(target))
         shown = lab(analysis_frame(reference))

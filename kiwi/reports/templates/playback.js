@@ -42,6 +42,7 @@
       else { group.seen = true; const held = paused; paused = false; start(group); paused = held; }
     });
   }
+  for (const video of document.querySelectorAll("[data-card] video")) video.controls = false; // they are for no script
   const watch = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       const group = cards.find((each) => each.card === entry.target);

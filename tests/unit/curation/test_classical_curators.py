@@ -8,7 +8,8 @@ import pytest
 
 from kiwi.configuration import CurationSettings, SourceSettings
 from kiwi.curation.curators import registry
-from kiwi.curation.curators.classical_change import change_map, kind_of_change
+from kiwi.curation.curators.classical_change import change_map, kept_foreground, kind_of_change
+from kiwi.curation.curators.classical_segment import without_specks
 from kiwi.dataset.schema import Reason, Task
 from kiwi.errors import UsageError
 from kiwi.sources.procedural import TASKS, ProceduralSample, draw, listed_kinds
@@ -42,7 +43,7 @@ def samples(level: str, count: int) -> list[ProceduralSample]:
 def test_a_local_edit_is_found_where_it_is() -> None:
     source = photograph(1)
     target = with_disc(source, (230, 30, 40), (200, 90), 30)
-    grounding = registry.grounder(SETTINGS).ground(source, target, "", Task.LOCAL_ADD)
+    grounding = registry.grounder(SETTINGS).ground_pair(source, target, Task.LOCAL_ADD)
     assert grounding.reason is None
     assert grounding.box is not None
     assert np.allclose(grounding.box, (170 / 320, 60 / 240, 230 / 320, 120 / 240), atol=0.02)
@@ -54,7 +55,7 @@ def test_a_local_edit_is_found_under_drift_and_recompression() -> None:
     drift = np.array([[1.01, 0, 3.0], [0, 1.01, -2.0]])
     moved = cv2.warpAffine(edited, drift, (320, 240), borderMode=cv2.BORDER_REFLECT)
     target = cv2.imdecode(cv2.imencode(".jpg", moved, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_COLOR)
-    grounding = registry.grounder(SETTINGS).ground(source, target, "", Task.LOCAL_ADD)
+    grounding = registry.grounder(SETTINGS).ground_pair(source, target, Task.LOCAL_ADD)
     assert grounding.box is not None
     centre = (1.01 * 200 + 3.0) / 320, (1.01 * 90 - 2.0) / 240
     found = (grounding.box[0] + grounding.box[2]) / 2, (grounding.box[1] + grounding.box[3]) / 2
@@ -65,14 +66,14 @@ def test_a_local_edit_is_found_under_drift_and_recompression() -> None:
 def test_no_edit_gives_no_region() -> None:
     source = cv2.GaussianBlur(photograph(3), (0, 0), 2.0)
     again = cv2.imdecode(cv2.imencode(".jpg", source, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_COLOR)
-    assert registry.grounder(SETTINGS).ground(source, again, "", Task.LOCAL_CHANGE).reason is Reason.NO_REGION
+    assert registry.grounder(SETTINGS).ground_pair(source, again, Task.LOCAL_CHANGE).reason is Reason.NO_REGION
 
 
 @pytest.mark.parametrize("task", [Task.LOCAL_CHANGE, Task.BACKGROUND_CHANGE])
 def test_a_global_style_is_a_global_change_whatever_it_is_declared_as(task: Task) -> None:
     source = photograph(4)
     target = (255 - source.astype(np.float32) * np.array([0.9, 0.6, 0.5])).astype(np.uint8)
-    grounding = registry.grounder(SETTINGS).ground(source, target, "", task)
+    grounding = registry.grounder(SETTINGS).ground_pair(source, target, task)
     assert (grounding.reason, grounding.box) == (Reason.GLOBAL_CHANGE, None)
 
 
@@ -82,14 +83,14 @@ def test_a_background_change_is_found_by_what_stayed() -> None:
     source[mask] = subject[mask]
     elsewhere[mask] = subject[mask]
     assert kind_of_change(change_map(source, elsewhere)) == "background"
-    grounding = registry.grounder(SETTINGS).ground(source, elsewhere, "", Task.BACKGROUND_CHANGE)
+    grounding = registry.grounder(SETTINGS).ground_pair(source, elsewhere, Task.BACKGROUND_CHANGE)
     assert grounding.reason is None
     assert grounding.box is not None
     assert grounding.kind == "foreground"
-    found = registry.segmenter(SETTINGS).segment(source, elsewhere, grounding.box, grounding.kind)
+    found = registry.segmenter(SETTINGS).segment_pair(source, elsewhere, grounding.box, grounding.kind)
     assert found.mask is not None
     assert iou(found.mask, mask) > 0.85
-    made = registry.synthesizer(SETTINGS).synthesize(elsewhere, found.mask, grounding.kind)
+    made = registry.synthesizer(SETTINGS).synthesize_frame(elsewhere, found.mask, grounding.kind)
     assert made.image is not None
     assert made.origin == "inpaint_classical"
     assert np.array_equal(made.image[:20], elsewhere[:20])
@@ -104,9 +105,9 @@ def test_procedural_edits_are_segmented_as_they_were_drawn(level: str, floor: fl
         if sample.kind not in ("recolour", "add", "swap"):
             continue
         source, target = sample.source[0], sample.target[0]
-        grounding = grounder.ground(source, target, sample.prompt, TASKS[sample.kind])
+        grounding = grounder.ground_pair(source, target, TASKS[sample.kind])
         assert grounding.box is not None
-        found = segmenter.segment(source, target, grounding.box, grounding.kind)
+        found = segmenter.segment_pair(source, target, grounding.box, grounding.kind)
         assert found.mask is not None
         overlaps.append(iou(found.mask, sample.edit_mask[0]))
     assert np.median(overlaps) > floor
@@ -116,7 +117,7 @@ def test_a_subject_reference_is_the_object_on_white() -> None:
     source = photograph(8)
     target = with_disc(source, (20, 220, 60), (100, 120), 24)
     mask = with_disc(np.zeros_like(source), (1, 1, 1), (100, 120), 24)[..., 0] > 0
-    made = registry.synthesizer(SETTINGS).synthesize(target, mask, "object")
+    made = registry.synthesizer(SETTINGS).synthesize_frame(target, mask, "object")
     assert made.image is not None
     assert made.origin == "crop_classical"
     height, width = made.image.shape[:2]
@@ -132,8 +133,8 @@ def test_extreme_shapes_and_sizes_are_refused_before_a_reference_is_made() -> No
     sliver[100:110, 20:300] = True
     speck[100:105, 100:105] = True
     synthesizer = registry.synthesizer(SETTINGS)
-    assert synthesizer.synthesize(image, sliver, "object").reason is Reason.EXTREME_ASPECT
-    assert synthesizer.synthesize(image, speck, "object").reason is Reason.EXTREME_RESOLUTION
+    assert synthesizer.synthesize_frame(image, sliver, "object").reason is Reason.EXTREME_ASPECT
+    assert synthesizer.synthesize_frame(image, speck, "object").reason is Reason.EXTREME_RESOLUTION
 
 
 def test_another_samples_reference_is_inconsistent() -> None:
@@ -144,7 +145,7 @@ def test_another_samples_reference_is_inconsistent() -> None:
             continue
         kind = "object" if sample.kind == "subject_reference" else "foreground"
         for reference, verdicts in ((sample.reference, right), (sample.swapped_reference, wrong)):
-            verdict = verifier.verify(reference, sample.source[0], sample.target[0], None, kind)
+            verdict = verifier.verify_reference(reference, sample.source[0], sample.target[0], None, kind)
             verdicts.append(verdict.reason)
     assert right.count(None) == len(right) >= 40
     assert wrong.count(Reason.REFERENCE_INCONSISTENT) >= 0.95 * len(wrong)
@@ -154,7 +155,7 @@ def test_an_empty_reference_is_degenerate() -> None:
     source = photograph(10)
     target = with_disc(source, (230, 30, 40), (200, 90), 30)
     blank = np.full((60, 60, 3), 255, np.uint8)
-    verdict = registry.verifier(SETTINGS).verify(blank, source, target, None, "object")
+    verdict = registry.verifier(SETTINGS).verify_reference(blank, source, target, None, "object")
     assert verdict.reason is Reason.REFERENCE_DEGENERATE
 
 
@@ -176,7 +177,7 @@ def damage(kind: str, frames: np.ndarray) -> np.ndarray:
 def test_a_clean_edit_scores_high_and_its_score_is_called_a_heuristic() -> None:
     source = clip(photograph(11))
     target = np.stack([with_disc(frame, (230, 30, 40), (150, 90), 30) for frame in source])
-    score = registry.scorer(SETTINGS).score(source, target, "", Task.LOCAL_ADD)
+    score = registry.scorer(SETTINGS).score_pair(source, target, Task.LOCAL_ADD)
     assert score.reason is None
     assert score.overall > 9
     assert score.name == "heuristic_score"
@@ -186,15 +187,65 @@ def test_a_clean_edit_scores_high_and_its_score_is_called_a_heuristic() -> None:
 def test_a_damaged_target_scores_below_the_threshold(kind: str) -> None:
     source = clip(photograph(11))
     target = np.stack([with_disc(frame, (230, 30, 40), (150, 90), 30) for frame in source])
-    score = registry.scorer(SETTINGS).score(source, damage(kind, target), "", Task.LOCAL_ADD)
+    score = registry.scorer(SETTINGS).score_pair(source, damage(kind, target), Task.LOCAL_ADD)
     assert score.overall < SETTINGS.min_score
 
 
 def test_an_unedited_target_is_no_visible_edit() -> None:
     source = clip(photograph(12))
-    assert registry.scorer(SETTINGS).score(source, source, "", Task.OTHER).reason is Reason.NO_VISIBLE_EDIT
+    assert registry.scorer(SETTINGS).score_pair(source, source, Task.OTHER).reason is Reason.NO_VISIBLE_EDIT
 
 
 def test_an_unknown_curator_is_one_clear_error() -> None:
     with pytest.raises(UsageError, match=r"curation\.scorer: no curator named 'editscore'"):
         registry.scorer(CurationSettings(scorer="editscore"))
+
+
+def drawing(seed: int, side: int = 96) -> np.ndarray:
+    """A flat drawing in colours of one lightness, so that inverting them swaps light and dark; nine equal frames."""
+    rng = np.random.default_rng(seed)
+
+    def colour() -> np.ndarray:
+        while True:
+            found = rng.integers(0, 256, 3)
+            if 110 < found @ [0.299, 0.587, 0.114] < 145:
+                return found
+
+    picture = np.zeros((side, side, 3), np.uint8) + colour().astype(np.uint8)
+    for _ in range(5):
+        top, left = rng.integers(0, side - 30, 2)
+        picture[top : top + 26, left : left + 26] = colour()
+    return np.repeat(picture[None], 9, axis=0)
+
+
+def test_an_inverted_drawing_is_the_same_drawing_and_another_drawing_is_not() -> None:
+    scorer = registry.scorer(SETTINGS)
+    inverted = [scorer.score_pair(drawing(seed), 255 - drawing(seed), Task.GLOBAL_STYLE) for seed in range(30)]
+    assert min(score.overall for score in inverted) > SETTINGS.min_score
+    photographs = [clip(photograph(seed)) for seed in range(20, 26)]
+    unrelated = [
+        scorer.score_pair(one, other, Task.GLOBAL_STYLE).overall
+        for place, one in enumerate(photographs)
+        for other in photographs[place + 1 :]
+    ]
+    assert max(unrelated) < SETTINGS.min_score
+
+
+def test_a_pale_sky_in_the_place_of_a_pale_wall_is_no_kept_foreground() -> None:
+    source, elsewhere, subject = photograph(5), photograph(6), photograph(7)
+    source[:90, :120], elsewhere[:90, :120] = (225, 225, 225), (250, 238, 215)
+    mask = cv2.ellipse(np.zeros((240, 320), np.uint8), (180, 150), (50, 70), 0, 0, 360, 1, -1) > 0
+    source[mask] = subject[mask]
+    elsewhere[mask] = subject[mask]
+    kept = kept_foreground(change_map(source, elsewhere, registered=False))
+    assert not kept[20:60, 20:80].any()
+    small = cv2.resize(mask.astype(np.uint8), kept.shape[::-1], interpolation=cv2.INTER_AREA) > 0
+    assert iou(kept, small) > 0.85
+
+
+def test_specks_far_off_are_no_part_of_an_outline_and_second_parts_are() -> None:
+    mask = np.zeros((100, 100), bool)
+    mask[20:50, 20:50] = mask[60:75, 60:75] = mask[95:97, 2:4] = True
+    kept = without_specks(mask)
+    assert not kept[90:].any()
+    assert np.array_equal(kept[:90], mask[:90])

@@ -11,7 +11,7 @@ from kiwi.configuration import SourceSettings
 from kiwi.curation.curators.classical_deduplicate import COLOUR, COSINE, LOW, ClassicalDeduplicator
 from kiwi.sources.procedural import draw
 
-CURATOR = ClassicalDeduplicator()
+CURATOR = ClassicalDeduplicator(4.0)
 
 
 def picture(seed: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_recompressed_resized_and_mirrored_copies_are_duplicates_and_others_are_
         cv2.cvtColor(pictures[3], cv2.COLOR_RGB2BGR),  # the same drawing in other colours
     ]
     prints = [CURATOR.fingerprint(image) for image in pictures + copies]
-    assert CURATOR.keep_first([prints], 4.0).tolist() == [-1] * 12 + [0, 1, 2, -1]
+    assert CURATOR.keep_first([prints]).tolist() == [-1] * 12 + [0, 1, 2, -1]
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,17 +69,17 @@ def test_the_blocks_find_what_the_double_loop_finds(rows: list[tuple[int, bool, 
         prints.append(CURATOR.fingerprint(np.clip(image + shift, 0, 255).astype(np.uint8)))
     expected = brute_force(prints, 4.0)
     for block in (3, 7, 2048):
-        assert ClassicalDeduplicator(block=block).keep_first([prints], 4.0).tolist() == expected
+        assert ClassicalDeduplicator(4.0, block=block).keep_first([prints]).tolist() == expected
 
 
 def test_the_same_object_in_two_scenes_is_a_duplicate_by_reference_but_not_by_quadruplet() -> None:
     mug = CURATOR.fingerprint(picture(1))
     scenes = [CURATOR.fingerprint(picture(seed)) for seed in (2, 3)]
-    assert CURATOR.keep_first([[mug, mug]], 4.0).tolist() == [-1, 0]
-    assert CURATOR.keep_first([[mug, mug], scenes], 4.0).tolist() == [-1, -1]
+    assert CURATOR.keep_first([[mug, mug]]).tolist() == [-1, 0]
+    assert CURATOR.keep_first([[mug, mug], scenes]).tolist() == [-1, -1]
 
 
 def test_procedural_scenes_are_no_duplicates_of_each_other() -> None:
     source = SourceSettings(clips=300, images=0)
     prints = [CURATOR.fingerprint(draw(source, position, "recolour", 1).target[0]) for position in range(300)]
-    assert (CURATOR.keep_first([prints], 4.0) < 0).all()
+    assert (CURATOR.keep_first([prints]) < 0).all()

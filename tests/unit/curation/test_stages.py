@@ -17,6 +17,8 @@ from kiwi.curation.deduplicate import deduplicate
 from kiwi.curation.funnel import add_books
 from kiwi.curation.plan import CurationError, plan_shards, read_plan
 from kiwi.curation.stages import SHARD_STAGES, run_stage
+from kiwi.curation.unique_crops import unique_crops
+from kiwi.dataset.schema import CURATION_STAGES
 from kiwi.media import encode_video, png_bytes
 from kiwi.sources.procedural import draw
 from kiwi.tracking import silent
@@ -41,19 +43,22 @@ def curate(configuration: RunConfiguration) -> list[dict[str, Any]]:
     """Runs everything; returns the books of every stage and shard."""
     books = []
     shards = plan_shards(configuration, silent())
-    for stage in SHARD_STAGES:
-        books.extend(run_stage(configuration, stage, shard, silent()) for shard in shards)
+    for stage in CURATION_STAGES[:-1]:
+        if stage == "unique_crops":
+            books.append(unique_crops(configuration, silent()))
+        else:
+            books.extend(run_stage(configuration, stage, shard, silent()) for shard in shards)
     return [*books, deduplicate(configuration, silent())]
 
 
 def final_rows(configuration: RunConfiguration) -> list[dict[str, Any]]:
-    parts = sorted(read_plan(configuration).deduplicated.glob("part-*.parquet"))
+    parts = sorted(Path(read_plan(configuration).deduplicated).glob("part-*.parquet"))
     return [row for part in parts for row in pq.read_table(part).to_pylist()]
 
 
 def contents(folder: Path) -> dict[str, str]:
     """Hash of every file but the books, which hold times."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "books.json")
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("books"))
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -81,15 +86,15 @@ def test_stages_killed_between_chunks_resume_to_the_same_bytes(
         with pytest.raises(Killed):
             run_stage(configuration, stage, 0, silent())
         monkeypatch.setattr(stages, "write_part", original)
-        assert not plan.books(stage, 0).exists()
-        assert len(list(plan.part(stage, 0, 0).parent.glob("part-*"))) == 1
+        assert not Path(plan.books(stage, 0)).exists()
+        assert len(list(Path(plan.stage_folder(stage, 0)).glob("part-*"))) == 1
         if following is not None:
             with pytest.raises(CurationError, match="is not finished"):
                 run_stage(configuration, following, 0, silent())
         for shard in (0, 1):
             run_stage(configuration, stage, shard, silent())
     deduplicate(configuration, silent())
-    assert contents(plan.root) == contents(read_plan(whole).root)
+    assert contents(Path(plan.root)) == contents(Path(read_plan(whole).root))
 
 
 @pytest.mark.parametrize(("shards", "chunk_rows"), [(1, 100), (3, 2)])
@@ -108,6 +113,7 @@ def test_the_number_of_shards_changes_no_row(
 
 def test_books_of_all_stages_reconcile_with_the_rows(whole: RunConfiguration) -> None:
     books = [run_stage(whole, stage, shard, silent()) for stage in SHARD_STAGES for shard in (0, 1)]
+    books.append(unique_crops(whole, silent()))
     final = deduplicate(whole, silent())
     assert add_books([*books, final]) == final["funnel"]
     assert final["rows"] == 16
@@ -198,10 +204,10 @@ def test_each_bad_pair_is_quarantined_with_its_reason_and_the_books_balance(pair
 def test_what_a_curator_trips_over_is_that_rows_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kiwi.curation.curators.classical_ground import ClassicalGrounder
 
-    def trip(self: Any, source: Any, target: Any, prompt: str, task: Any) -> Any:
+    def trip(self: Any, source: Any, target: Any, task: Any) -> Any:
         raise ValueError("tripped")
 
-    monkeypatch.setattr(ClassicalGrounder, "ground", trip)
+    monkeypatch.setattr(ClassicalGrounder, "ground_pair", trip)
     configuration = configured(tmp_path, SourceSettings(clips=6, images=0))
     books = curate(configuration)
     failed = [row for row in final_rows(configuration) if row["status"] == "failed"]

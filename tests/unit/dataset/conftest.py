@@ -23,6 +23,13 @@ LEFT = {
 }
 
 
+def reference(position: int) -> bytes:
+    """Grey by its position, over a last line of white."""
+    image = np.full((8, 8, 3), position, np.uint8)
+    image[-1] = 255
+    return png_bytes(image)
+
+
 @pytest.fixture(scope="session")
 def clips() -> list[tuple[bytes, bytes]]:
     rng = np.random.default_rng(5)
@@ -77,9 +84,7 @@ def curated(clips: list[tuple[bytes, bytes]]) -> Callable[..., pl.DataFrame]:
                     "reason": reason,
                     "detail": "told in words" if left else "",
                     "trains_as": trains_as,
-                    "ref_image_bytes": png_bytes(np.full((8, 8, 3), position, np.uint8))
-                    if trains_as == "quadruplet"
-                    else None,
+                    "ref_image_bytes": reference(position) if trains_as == "quadruplet" else None,
                     "ref_origin": "crop_classical" if trains_as == "quadruplet" else "",
                     "curator": '{"ground":"classical_ground-1","score":"classical_score-1"}',
                     "parameters_hash": "0123",

@@ -88,7 +88,7 @@ def test_media_and_references_come_back_as_they_were(
         assert open_media(tmp_path / "d", row["src_video"]) == source
         assert open_media(tmp_path / "d", row["tgt_video"]) == target
         if row["trains_as"] == "quadruplet":
-            assert (decode_image(row["ref_image_bytes"]) == row["position"]).all()
+            assert (decode_image(row["ref_image_bytes"])[:-1] == row["position"]).all()
     assert np.abs(decode(open_media(tmp_path / "d", row["src_video"])).frames).size
 
 

@@ -10,11 +10,12 @@ import polars as pl
 import pytest
 
 from kiwi.configuration import CurationSettings, RunConfiguration, SourceSettings
-from kiwi.dataset.assemble import AssemblyError, TooFewSamples, assemble
+from kiwi.curation.finished import assemble, dataset_folder
+from kiwi.curation.plan import CurationError
+from kiwi.dataset.assemble import TooFewSamples
 from kiwi.dataset.reader import read_manifest, read_split
 from kiwi.dataset.verify import verify_dataset
 from kiwi.tracking import silent
-from kiwi.workspace import Workspace, curation_key
 
 Curated = Callable[..., pl.DataFrame]
 
@@ -31,8 +32,8 @@ def configured(workspace: Path, shards: int = 1, kind: str = "pairs", **curation
 
 
 def curate(configuration: RunConfiguration, curated: Curated, parts: int = 2) -> Path:
-    folder = Workspace.of(configuration).curation(curation_key(configuration))
-    rows = curated(folder, 24, configuration.curation.shards)
+    folder = dataset_folder(configuration).parent
+    rows = curated(folder.parent, 24, configuration.curation.shards)
     (folder / "deduplicated").mkdir(parents=True)
     for number, start in enumerate(range(0, 24, 24 // parts)):
         rows.slice(start, 24 // parts).write_parquet(folder / "deduplicated" / f"part-{number:05d}.parquet")
@@ -76,7 +77,7 @@ def test_a_finished_dataset_is_found_again(tmp_path: Path, curated: Curated) -> 
 
 
 def test_assembly_waits_for_deduplication_and_for_enough_samples(tmp_path: Path, curated: Curated) -> None:
-    with pytest.raises(AssemblyError, match="deduplication is not finished"):
+    with pytest.raises(CurationError, match="deduplication is not finished"):
         assemble(configured(tmp_path), silent())
     configuration = configured(tmp_path, min_quadruplets=1000)
     curate(configuration, curated)

@@ -349,7 +349,7 @@ def test_listing_renders_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("a pixel was drawn")
 
-    for name in ("_texture", "_field", "_compose"):
+    for name in ("texture_of", "alpha_of", "composed"):
         monkeypatch.setattr(procedural, name, refused)
     assert len(list_procedural(EASY)) == 76
     with pytest.raises(AssertionError, match="a pixel was drawn"):
