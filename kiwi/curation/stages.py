@@ -15,7 +15,7 @@ from kiwi.configuration import CurationSettings, RunConfiguration
 from kiwi.curation.ingest import ingest_chunk
 from kiwi.curation.parts import DECISION, FIXED, Row, counted, read_part, schema_of, write_part
 from kiwi.curation.plan import CurationError, Plan, listed_pairs, read_document, read_plan, write_document
-from kiwi.curation.steps import apply_score_threshold, step_of
+from kiwi.curation.steps import apply_score_threshold, step_of, usage_of
 from kiwi.dataset.schema import CURATION_STAGES
 from kiwi.dataset.shards import ShardSet
 from kiwi.tracking import TaskRun
@@ -49,7 +49,7 @@ def run_stage(configuration: RunConfiguration, stage: str, shard: int, task: Tas
     if stage == "ingest":
         work = _ingest_work(configuration, plan, shard)
     else:
-        work = _step_work(configuration, plan, stage, shard)
+        work = _step_work(configuration, plan, stage, shard, task)
     books = _run_chunks(plan, stage, shard, configuration.curation, task, work)
     books["seconds"] = round(time.monotonic() - started, 3)
     write_document(path, books)
@@ -86,7 +86,9 @@ def _ingest_work(configuration: RunConfiguration, plan: Plan, shard: int) -> Cal
     return work
 
 
-def _step_work(configuration: RunConfiguration, plan: Plan, stage: str, shard: int) -> Callable[[int, str], None]:
+def _step_work(
+    configuration: RunConfiguration, plan: Plan, stage: str, shard: int, task: TaskRun
+) -> Callable[[int, str], None]:
     settings = configuration.curation
     before = stages_before(stage, settings)
     if not storage.exists(plan.books(before[-1], shard)):
@@ -99,6 +101,8 @@ def _step_work(configuration: RunConfiguration, plan: Plan, stage: str, shard: i
         rows = read_rows(plan, shard, chunk, before, step.needs, settings)
         with ShardSet(plan.root) as media:
             step.work(rows, media.read)
+        if usage := usage_of(step):
+            task.metrics(usage)
         write_part(part, rows, schema)
 
     return work

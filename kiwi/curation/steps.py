@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import TypeVar, cast
 
 import cv2
@@ -52,13 +52,20 @@ class Step:
     """One stage: the columns of former stages that it reads, its curator's measures, and the work on a chunk's rows.
 
     `work(rows, fetch)` fills the standing rows' new columns and decides them; `fetch` reads a member address of the
-    media tars.
+    media tars. `curator` is asked what it spent on a server, if it asks one (usage_of).
     """
 
     name: str
     needs: tuple[str, ...]
     measures: tuple[str, ...]
     work: Callable[[Sequence[Row], Fetch], None]
+    curator: object = None
+
+
+def usage_of(step: Step) -> dict[str, float]:
+    """Requests and tokens that the step's curator has spent so far; nothing for one that asks no server."""
+    usage = getattr(getattr(step.curator, "client", None), "usage", None)
+    return {f"service_{name}": float(count) for name, count in asdict(usage).items()} if is_dataclass(usage) else {}
 
 
 def step_of(stage: str, settings: CurationSettings, *, seed: int = 0, cache: str | None = None) -> Step:
@@ -74,13 +81,13 @@ def step_of(stage: str, settings: CurationSettings, *, seed: int = 0, cache: str
 def _score_step(settings: CurationSettings, seed: int, cache: str | None) -> Step:
     curator = registry.scorer(settings, cache)
     needs = ("iid", "src_video", "tgt_video", "prompt", "task", "edit_type", "media")
-    return Step("score", needs, curator.measures, lambda rows, fetch: _score(rows, fetch, curator, settings))
+    return Step("score", needs, curator.measures, lambda rows, fetch: _score(rows, fetch, curator, settings), curator)
 
 
 def _ground_step(settings: CurationSettings, seed: int, cache: str | None) -> Step:
     curator = registry.grounder(settings, cache)
     needs = ("iid", "given_reference", "prompt", "task", "edit_type", *_FRAMES)
-    return Step("ground", needs, curator.measures, lambda rows, fetch: _ground(rows, fetch, curator, settings))
+    return Step("ground", needs, curator.measures, lambda rows, fetch: _ground(rows, fetch, curator, settings), curator)
 
 
 def _segment_step(settings: CurationSettings, seed: int, cache: str | None) -> Step:
@@ -91,7 +98,7 @@ def _segment_step(settings: CurationSettings, seed: int, cache: str | None) -> S
     def work(rows: Sequence[Row], fetch: Fetch) -> None:
         _segment(rows, fetch, curator, deduplicator, settings)
 
-    return Step("segment", needs, curator.measures, work)
+    return Step("segment", needs, curator.measures, work, curator)
 
 
 def _synthesize_step(settings: CurationSettings, seed: int, cache: str | None) -> Step:
@@ -101,7 +108,7 @@ def _synthesize_step(settings: CurationSettings, seed: int, cache: str | None) -
     def work(rows: Sequence[Row], fetch: Fetch) -> None:
         _synthesize(rows, fetch, curator, seed, settings)
 
-    return Step("synthesize", needs, curator.measures, work)
+    return Step("synthesize", needs, curator.measures, work, curator)
 
 
 def _verify_step(settings: CurationSettings, seed: int, cache: str | None) -> Step:
@@ -111,7 +118,7 @@ def _verify_step(settings: CurationSettings, seed: int, cache: str | None) -> St
     def work(rows: Sequence[Row], fetch: Fetch) -> None:
         _verify(rows, fetch, curator, deduplicator, settings)
 
-    return Step("verify", needs, curator.measures, work)
+    return Step("verify", needs, curator.measures, work, curator)
 
 
 _REGION = ("region_kind", "region_x1", "region_y1", "region_x2", "region_y2")
