@@ -110,7 +110,7 @@ class CurationSettings(Settings):
     vlm_verify: VlmSettings = VlmSettings(model="Qwen3-VL-32B-Instruct")
     sam3: WeightsSettings = WeightsSettings(model="facebook/sam3")
     qwen_image_edit: ImageEditorSettings = ImageEditorSettings(model="Qwen/Qwen-Image-Edit-2511", batch=1)
-    clip: WeightsSettings = WeightsSettings(model="openai/clip-vit-base-patch32", dtype="float32", batch=64)
+    clip: WeightsSettings = WeightsSettings(model="laion/CLIP-ViT-B-32-laion2B-s34B-b79K", dtype="float32", batch=64)
     service: ServiceSettings = ServiceSettings()
     score_fps: float = Field(2.0, gt=0, description="frames a second that a model scores (the paper's: 2)")
     pixel_budget: int = Field(360_000, ge=1024, description="pixels a frame that curators look at")
@@ -262,7 +262,15 @@ class BenchmarkSettings(Settings):
     sampling_steps: int = Field(5, ge=1)
     seed: int = 1_000_003
     share: float = Field(0.2, gt=0, lt=1)
-    judge: str = "measured"
+    judge: str = Field("measured", description="measured, or mllm: a multimodal model behind KIWI_VLM_JUDGE_BASE_URL")
+    mllm: VlmSettings = Field(
+        VlmSettings(model="Qwen3-VL-32B-Instruct", passes=3, temperature=0.7, max_frames=8),
+        description="the judge mllm; `prompt`: a folder of one's own rubrics",
+    )
+    service: ServiceSettings = ServiceSettings(concurrency=32)
+    prices: tuple[float, float] | None = Field(
+        None, description="of the judge mllm, for a million tokens read and a million written, in any currency"
+    )
 
 
 class GateSettings(Settings):
@@ -271,6 +279,14 @@ class GateSettings(Settings):
     margin: float = Field(0.02, ge=0, description="overall score by which the candidate must lead")
     criterion_tolerance: float = Field(0.25, ge=0, description="how far one criterion may fall behind the champion's")
     min_coverage: float = Field(0.95, ge=0, le=1)
+    min_samples: int = Field(1, ge=1, description="judged samples below which nothing is decided")
+    confidence: float = Field(
+        0.95, ge=0, lt=1, description="least chance that the candidate is the better one, from the paired bootstrap"
+    )
+    spreads: float = Field(2.0, ge=0, description="the lead must also exceed so many standard errors of the judge")
+    require_comparison: bool = Field(
+        False, description="hold where the champion's scores are not known sample by sample; else overalls decide then"
+    )
     floors: dict[str, float] = {}
     ceilings: dict[str, float] = {}
 

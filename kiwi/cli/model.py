@@ -1,15 +1,18 @@
-"""`kiwi model`: the registry: list, show, promote, rollback, history."""
+"""`kiwi model`: the registry: list, show, promote, rollback, history; and convert."""
 
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
-app = typer.Typer(help="The model registry: list, show, promote, rollback, history.", no_args_is_help=True)
+from kiwi.errors import UsageError
+
+app = typer.Typer(help="The model registry: list, show, promote, rollback, history; and convert.", no_args_is_help=True)
 
 WORKDIR = Path("runs/demo")
 Workdir = Annotated[Path, typer.Option(help="The run whose registry is meant.")]
@@ -88,6 +91,47 @@ def history(workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None, as_j
     rows = [entry.as_dict() for entry in read_history(*registered(workdir, name, uri))]
     shown = ("at", "action", "version", "champion_before", "champion_after", "who", "why")
     _print_rows(rows if as_json else [{key: row[key] for key in shown} for row in rows], as_json)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A training checkpoint, a diffusers repository, or a kiwi folder.")],
+    destination: Annotated[Path, typer.Argument(help="What to write; it must not be there yet.")],
+    to: Annotated[str | None, typer.Option(help="kiwi, training or diffusers. Default: kiwi from the others.")] = None,
+    mllm: Annotated[Path | None, typer.Option(help="A folder of Qwen2.5-VL with its tokenizer.")] = None,
+    vae: Annotated[
+        Path | None, typer.Option(help="A folder of the stock AutoencoderKLWan; to diffusers: the authors' vae/.")
+    ] = None,
+    transformer: Annotated[
+        Path | None, typer.Option(help="A folder of the stock transformer, for what a checkpoint lacks.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="A kiwi folder, for every part that a checkpoint lacks.")] = None,
+    reference_first: Annotated[
+        bool, typer.Option("--reference-first", help="The checkpoint has reference frames before the video.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Converts the authors' checkpoints and repositories into a model folder of ours, and back.
+
+    What is unknown, missing or mis-shaped is listed and refused; nothing is overwritten.
+    """
+    from kiwi.model.conversion import Additions
+    from kiwi.model.conversion import convert as convert_model
+
+    additions = Additions(mllm, vae, transformer, start, reference_first)
+    done = convert_model(source, destination, _format(to), additions)
+    if as_json:
+        print(json.dumps(done.as_dict(), ensure_ascii=False))
+        return
+    print(f"{done.destination}: {done.tensors} tensors, {done.source_format} -> {done.destination_format}")
+    for note in done.notes:
+        print(f"  {note}", file=sys.stderr)
+
+
+def _format(name: str | None) -> Literal["kiwi", "training", "diffusers"] | None:
+    if name is None or name in ("kiwi", "training", "diffusers"):
+        return cast('Literal["kiwi", "training", "diffusers"] | None', name)
+    raise UsageError(f"no model format {name!r}", "--to kiwi, training or diffusers")
 
 
 def registered(workdir: Path, name: str | None, uri: str | None) -> tuple[str, str]:

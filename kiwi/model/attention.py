@@ -11,12 +11,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+LONGEST = 2048  # tokens; 2 heads of float32 scores are 34 MB there
+
 
 class MatmulAttention:
-    """An attention processor for `WanAttention`: bmm, softmax, bmm, with a fused RMS norm and rotary embedding."""
+    """An attention processor for `WanAttention`: bmm, softmax, bmm, with a fused RMS norm and rotary embedding.
+
+    It holds the scores of all heads at once, so it is for the CPU, for float32 and for short sequences: elsewhere the
+    stock processor takes over, also where a model was moved after it was built.
+    """
 
     _attention_backend = None
     _parallel_config = None
+
+    def __init__(self) -> None:
+        from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+
+        self._stock = WanAttnProcessor()
 
     def __call__(
         self,
@@ -28,6 +39,10 @@ class MatmulAttention:
     ) -> Tensor:
         if attention_mask is not None:
             raise ValueError("MatmulAttention takes no mask; Wan's transformer gives none")
+        fits = hidden_states.device.type == "cpu" and hidden_states.shape[1] <= LONGEST
+        if not fits or hidden_states.dtype != torch.float32:
+            stock: Tensor = self._stock(attn, hidden_states, encoder_hidden_states, None, rotary_emb)
+            return stock
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = _rms_norm(attn.to_q(hidden_states), attn.norm_q.weight, attn.norm_q.eps)
         key = _rms_norm(attn.to_k(seen), attn.norm_k.weight, attn.norm_k.eps)

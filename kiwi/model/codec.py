@@ -29,12 +29,16 @@ class LatentCodec(Protocol):
     channels: int
     spatial_stride: int
     temporal_stride: int
+    folder: str  # its sub-folder in a model folder
 
     def encode(self, frames: Tensor) -> Tensor:
         """[B, 3, 4k + 1, H, W] -> [B, C, k + 1, H/stride, W/stride]."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """[B, C, k + 1, h, w] -> [B, 3, 4k + 1, H, W]."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what `load` of its class reads."""
 
 
 def _cosines(size: int) -> Tensor:
@@ -88,6 +92,7 @@ class TransformCodec:
     channels = CHANNELS
     spatial_stride = BLOCK
     temporal_stride = GROUP
+    folder = "codec"
 
     def __init__(self, table: dict[str, dict[str, list[float]]] | None = None) -> None:
         self.table = table or json.loads(resources.files("kiwi.model").joinpath(TABLE).read_text())

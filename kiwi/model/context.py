@@ -32,10 +32,18 @@ class ContextEncoder(nn.Module):
         width: the transformer's inner dimension.
         closing_tokens: take the last N hidden states of the sequence, closing tokens included and the first two
             queries left out, as the released weights were trained; False takes the queries' own states.
+        reference_features: whether the reference's own states join the context (the paper's dual connector); without
+            them there is no second connector, and the queries alone speak of the reference (table 5).
     """
 
     def __init__(
-        self, mllm: Any, tokenizer: Any, template: PromptTemplate, width: int, closing_tokens: bool = False
+        self,
+        mllm: Any,
+        tokenizer: Any,
+        template: PromptTemplate,
+        width: int,
+        closing_tokens: bool = False,
+        reference_features: bool = True,
     ) -> None:
         super().__init__()
         hidden = mllm.config.text_config.hidden_size
@@ -48,7 +56,9 @@ class ContextEncoder(nn.Module):
             {mode: nn.Parameter(torch.randn(count, hidden) * 0.02) for mode, count in template.queries.items()}
         )
         self.query_connector = Connector(hidden, width)
-        self.reference_connector = Connector(hidden, width)
+        self.reference_features = reference_features
+        if reference_features:
+            self.reference_connector = Connector(hidden, width)
 
     def vision_tokens(self, pixels: Tensor, grid: VisionGrid, kind: str) -> Tensor:
         """Merged vision tokens of a batch of equal inputs.
@@ -73,11 +83,12 @@ class ContextEncoder(nn.Module):
             reference: merged tokens of the reference, [B, R, hidden], in reference mode.
 
         Returns:
-            [B, R + N, width]: the reference features first, then the query features.
+            [B, R + N, width]: the reference features first (where the encoder gives them), then the query features.
         """
-        embeddings = self.mllm.get_input_embeddings()(prompts.input_ids)
+        config, device = self.mllm.config, visual.device
+        ids = prompts.input_ids.to(device)
+        embeddings = self.mllm.get_input_embeddings()(ids)
         seen = visual if reference is None else torch.cat([visual, reference], dim=1)
-        ids, config = prompts.input_ids, self.mllm.config
         is_vision = (ids == config.image_token_id) | (ids == config.video_token_id)
         embeddings = embeddings.masked_scatter(is_vision[..., None], seen.to(embeddings.dtype))
         bank = self.queries[prompts.mode].to(embeddings.dtype)
@@ -85,17 +96,18 @@ class ContextEncoder(nn.Module):
         embeddings = embeddings.masked_scatter(is_query[..., None], bank.expand(len(ids), -1, -1))
         states = self.mllm.model.language_model(
             inputs_embeds=embeddings,
-            position_ids=prompts.position_ids,
-            attention_mask=prompts.attention_mask,
+            position_ids=prompts.position_ids.to(device),
+            attention_mask=prompts.attention_mask.to(device),
             use_cache=False,
         ).last_hidden_state
         count = len(bank)
         queries = states[:, -count:] if self.closing_tokens else states[:, -count - TAIL : -TAIL]
-        context = self.query_connector(queries)
-        if reference is None:
+        precision = self.query_connector[0].weight.dtype
+        context = self.query_connector(queries.to(precision))
+        if reference is None or not self.reference_features:
             return cast(Tensor, context)
         end = states.shape[1] - TAIL - count - 1  # before the queries stands <|vision_end|>
-        features = self.reference_connector(states[:, end - prompts.reference_tokens : end])
+        features = self.reference_connector(states[:, end - prompts.reference_tokens : end].to(precision))
         return torch.cat([features, context], dim=1)
 
     def copy_queries(self, origin: Mode, destination: Mode) -> None:

@@ -77,29 +77,43 @@ def tokenise(
 
     Args:
         tokenizer: a transformers tokenizer that knows Qwen2.5-VL's special tokens.
-        mllm: the Qwen2.5-VL model, whose own `get_rope_index` gives the positions (one second a temporal grid step,
-            as in the authors' version of transformers).
+        mllm: the Qwen2.5-VL model, for its token numbers and its merging.
         visual, reference: grids of the source and of the reference image.
     """
     merge = mllm.config.vision_config.spatial_merge_size
     text = template.text(instruction, mode, visual, reference, merge)
     ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
-    types = (ids == mllm.config.image_token_id).int() + 2 * (ids == mllm.config.video_token_id).int()
-    images = [visual] if mode == "image" else []
-    images += [reference] if reference is not None else []
-    videos = [] if mode == "image" else [visual]
-    positions, _ = mllm.model.get_rope_index(
-        ids[None],
-        types[None],
-        image_grid_thw=_grids(images),
-        video_grid_thw=_grids(videos),
-        second_per_grid_ts=torch.ones(len(videos)) if videos else None,
-    )
-    return Prompt(ids, positions[:, 0], mode, reference.tokens(merge) if reference is not None else 0)
+    positions = rope_positions(ids, mllm.config, visual, reference)
+    return Prompt(ids, positions, mode, reference.tokens(merge) if reference is not None else 0)
 
 
-def _grids(grids: list[VisionGrid]) -> Tensor | None:
-    return torch.tensor([[grid.frames, grid.height, grid.width] for grid in grids]) if grids else None
+def rope_positions(ids: Tensor, config: Any, visual: VisionGrid, reference: VisionGrid | None) -> Tensor:
+    """The multimodal rotary positions (time, row, column) of one sequence. int64 [3, L].
+
+    What follows a vision input goes on after its *largest* position, as in the transformers version that the released
+    weights were trained with. From 5.0 on, `get_rope_index` goes on after its longer side, which differs for every
+    clip that has more time steps than rows and columns; and it takes the seconds a step from the clip, where the
+    weights always saw one second.
+    """
+    merge, pace = config.vision_config.spatial_merge_size, config.vision_config.tokens_per_second
+    is_video = ids == config.video_token_id
+    is_vision = (is_video | (ids == config.image_token_id)).tolist()
+    grids = [visual] if reference is None else [visual, reference]
+    parts: list[Tensor] = []
+    place = following = 0
+    while place < len(ids):
+        if is_vision[place]:
+            grid = grids.pop(0)
+            time = torch.arange(grid.frames) * (pace if bool(is_video[place]) else 1)
+            axes = (time, torch.arange(grid.height // merge), torch.arange(grid.width // merge))
+            part = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+        else:
+            end = is_vision.index(True, place) if True in is_vision[place:] else len(ids)
+            part = torch.arange(end - place).expand(3, -1)
+        parts.append(part + following)
+        place += part.shape[1]
+        following = int(parts[-1].max()) + 1
+    return torch.cat(parts, dim=1)
 
 
 @dataclass(frozen=True)

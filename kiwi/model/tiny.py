@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from kiwi.model.codec import TransformCodec
+from kiwi.model.conditioning import Conditioning
 from kiwi.model.context import ContextEncoder
-from kiwi.model.editor import KiwiEditModel, VisionSize
+from kiwi.model.editor import KiwiEditModel
 from kiwi.model.instruction import QUERY_TOKEN, PromptTemplate
+from kiwi.model.vision import VisionSize
 
 HEADS, HEAD_WIDTH, LAYERS = 2, 48, 3
 QUERIES = 16
@@ -28,14 +30,17 @@ SPECIALS = (
 LORA_TARGETS = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
 
 
-def build_tiny(corpus: Iterable[str], seed: int = 0) -> KiwiEditModel:
+def build_tiny(corpus: Iterable[str], seed: int = 0, conditioning: Conditioning | None = None) -> KiwiEditModel:
     """A new tiny editor with random weights.
 
     Args:
         corpus: sentences from which the byte-level tokenizer learns its merges.
         seed: of the random weights.
+        conditioning: the paper's choice by default.
     """
     from diffusers import WanTransformer3DModel
+
+    conditioning = conditioning or Conditioning()
 
     codec = TransformCodec()
     tokenizer = build_tokenizer(corpus)
@@ -57,13 +62,16 @@ def build_tiny(corpus: Iterable[str], seed: int = 0) -> KiwiEditModel:
         template = PromptTemplate(
             system="", queries=dict.fromkeys(("image", "video", "reference"), QUERIES), hint=False
         )
-        encoder = ContextEncoder(mllm, tokenizer, template, width=HEADS * HEAD_WIDTH)
+        encoder = ContextEncoder(
+            mllm, tokenizer, template, HEADS * HEAD_WIDTH, reference_features=conditioning.reference_features
+        )
         for bank in encoder.queries.values():
             nn.init.normal_(bank)
         encoder.copy_queries("image", "video")
         encoder.copy_queries("image", "reference")
         add_lora(mllm, LORA_RANK, LORA_RANK)
-    return KiwiEditModel(transformer, encoder, codec, vision=VisionSize(frames=2, side=56), name="tiny")
+        views = VisionSize(frames=2, side=56)
+        return KiwiEditModel(transformer, encoder, codec, vision=views, conditioning=conditioning, name="tiny")
 
 
 def build_tokenizer(corpus: Iterable[str]) -> Any:

@@ -6,6 +6,7 @@ and the mix of stage 3. Curators are the models that the paper names; weights an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from kiwi.configuration import (
     RunConfiguration,
     SourceSettings,
     StageSettings,
+    TrainerSettings,
 )
 
 Recipe = Literal["released", "paper"]
@@ -31,7 +33,7 @@ SIDE = 960  # the square root of the pixels of a frame
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of a recipe. `pixels` and `frames` are the recipe's; see `wan` for what of them takes effect."""
+    """One row of a recipe: pixels of a frame, frames of a clip at most, steps, learning rate, mix, what is trained."""
 
     name: str
     pixels: int
@@ -82,11 +84,7 @@ def wan(
     seed: int = 0,
     frames: int = 81,
 ) -> RunConfiguration:
-    """A released size by a recipe, on the user's pairs or on published collections.
-
-    All stages train at `model.size` and `model.frames`: a stage has no sizes of its own yet, so that the recipes'
-    smaller first half of stage 2 is in RECIPES, and not in what runs.
-    """
+    """A released size by a recipe, on the user's pairs or on published collections; clips of at most `frames`."""
     name = size if recipe == "released" else f"{size}-{recipe}"
     return RunConfiguration(
         preset=name,
@@ -108,14 +106,18 @@ def wan(
             duplicate_scope="reference",
         ),
         model=ModelSettings(preset=size, size=SIDE, frames=frames, seed=seed),
-        stages=tuple(_settings(stage) for stage in RECIPES[recipe]),
+        stages=tuple(_settings(stage, frames) for stage in RECIPES[recipe]),
+        trainer=TrainerSettings(precision="bfloat16", recompute="selective"),
         benchmark=BenchmarkSettings(sampling_steps=50),
         gate=GateSettings(),
     )
 
 
-def _settings(stage: Stage) -> StageSettings:
-    """A stage as settings: AdamW at one constant rate, as the authors train."""
+def _settings(stage: Stage, frames: int) -> StageSettings:
+    """A stage as settings: AdamW at one constant rate and a bell-shaped loss weight, as the authors train.
+
+    References are shown at a random scale on white; batches of 128 are cut over ranks, and by `accumulate` if need be.
+    """
     return StageSettings(
         name=stage.name,
         steps=stage.steps,
@@ -127,6 +129,10 @@ def _settings(stage: Stage) -> StageSettings:
         warmup_share=0.0,
         decay_to=1.0,
         checkpoint_every=500,
+        size=round(math.sqrt(stage.pixels)),
+        frames=min(stage.frames, frames),
+        weighting="bell",
+        reference_scale=(0.7, 1.0) if "reference" in stage.mix else None,
     )
 
 

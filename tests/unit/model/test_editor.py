@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from kiwi.editing.pipeline import KiwiEditPipeline
 from kiwi.model.attention import MatmulAttention
 from kiwi.model.checkpoint import load_model, save_model
 from kiwi.model.conditioning import CompositePatchEmbedding, pack
@@ -55,6 +58,14 @@ def test_the_source_is_scaled_by_sigma_and_the_reference_replaces_nothing_of_the
         expected = base(noisy) + embedding.source(source) * sigma.view(-1, 1, 1, 1, 1)
         assert torch.allclose(out[:, :, :3], expected, atol=1e-6)
         assert torch.allclose(out[:, :, 3:], embedding.reference(reference), atol=1e-6)
+
+
+def test_the_editor_calls_the_transformer_at_a_thousand_times_sigma(tiny_model: KiwiEditModel) -> None:
+    noisy, source, sigma, context = latents(), latents(seed=1), torch.tensor([0.9, 0.2]), torch.randn(2, 5, 96)
+    with torch.no_grad():
+        packed = pack(noisy, sigma, source, None)
+        expected = tiny_model.transformer(packed, torch.tensor([900.0, 200.0]), context).sample
+        assert torch.allclose(tiny_model(noisy, sigma, context, source), expected, atol=1e-5)
 
 
 def test_matmul_attention_is_the_stock_processor_forward_and_backward() -> None:
@@ -117,11 +128,45 @@ def test_a_saved_editor_comes_back_to_the_last_bit(tiny_model: KiwiEditModel, tm
     assert not [path for path in (tmp_path / "model").rglob("*") if path.suffix in {".bin", ".pt", ".pkl", ".pth"}]
 
 
+def test_the_stock_processor_takes_over_where_scores_would_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = (latents(), torch.tensor([900.0, 200.0]), torch.randn(2, 5, 48))
+    model = stock_transformer().eval()
+    model.condition_embedder.text_embedder = torch.nn.Identity()
+    with torch.no_grad():
+        stock = model(*inputs).sample
+        model.set_attn_processor(MatmulAttention())
+        assert not torch.equal(model(*inputs).sample, stock)  # the same function, in another order of rounding
+        monkeypatch.setattr("kiwi.model.attention.LONGEST", 1)
+        assert torch.equal(model(*inputs).sample, stock)
+
+
+def test_a_folder_of_the_first_version_still_loads(tiny_model: KiwiEditModel, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save_model(tiny_model, folder, "# card\n")
+    save_file(tiny_model.transformer.state_dict(), folder / "transformer" / "model.safetensors")
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    shutil.rmtree(folder / "conditioning")
+    index = json.loads((folder / "model_index.json").read_text())
+    del index["conditioning"], index["vision"]["rule"]
+    (folder / "model_index.json").write_text(json.dumps(index | {"reference_position": "last"}))
+    again = load_model(folder).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in tiny_model.state_dict().items())
+
+
+def test_a_model_folder_reads_like_one_of_diffusers(tiny_model: KiwiEditModel, tmp_path: Path) -> None:
+    KiwiEditPipeline(tiny_model).save_pretrained(tmp_path / "model", "# what it is\n")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    assert index["transformer"] == ["diffusers", "WanTransformer3DModel"]
+    assert index["mllm"] == ["transformers", "Qwen2_5_VLForConditionalGeneration"]
+    assert (tmp_path / "model" / "README.md").read_text() == "# what it is\n"
+    assert KiwiEditPipeline.from_pretrained(tmp_path / "model").model.conditioning == tiny_model.conditioning
+
+
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "no_index", "pickle"])
 def test_a_damaged_folder_is_one_clear_line(tiny_model: KiwiEditModel, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "model"
     save_model(tiny_model, folder, "# card\n")
-    weights = folder / "transformer" / "model.safetensors"
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:1000])
     elif damage == "foreign":

@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from kiwi.model.conditioning import drop_reference, pack
-from kiwi.model.context import ContextEncoder
+from kiwi.model.context import ContextEncoder, patches
 from kiwi.model.editor import adapted
 from kiwi.model.errors import ModelError
 from kiwi.model.flow import bell_weights, noised, sampling_sigmas, training_sigmas
-from kiwi.model.instruction import PromptTemplate, VisionGrid, collate, tokenise
+from kiwi.model.instruction import PromptTemplate, collate, tokenise
 from kiwi.model.released import context_names, transformer_names
 from kiwi.model.tiny import add_lora
+from kiwi.model.vision import VisionBudget
 
 VECTORS = Path(os.environ.get("KIWI_PARITY_DIR", Path(__file__).parents[2] / "fixtures" / "reference-parity"))
 TOLERANCE = 1e-4
@@ -81,7 +82,8 @@ def encoder(request: pytest.FixtureRequest) -> tuple[ContextEncoder, bool]:
     context = ContextEncoder(mllm, tokenizer, template, MLLM["dit_dim"], closing_tokens=True)
     weights = context_names(load_file(VECTORS / "mllm" / "training_checkpoint.safetensors"))
     if request.param:
-        add_lora(mllm, 4, 4)
+        rank = next(tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name)
+        add_lora(mllm, rank, rank)
     else:
         weights = {name: tensor for name, tensor in weights.items() if "lora_" not in name}
     missing, unexpected = context.load_state_dict(weights, strict=False)
@@ -90,23 +92,34 @@ def encoder(request: pytest.FixtureRequest) -> tuple[ContextEncoder, bool]:
     return context.eval(), bool(request.param)
 
 
-# The video cases also need the authors' choice and sizes of frames, which comes with the released presets.
-@pytest.mark.parametrize("index", [i for i, case in enumerate(MLLM["cases"]) if case["mode"] == "image"])
-def test_image_contexts_are_the_authors(encoder: tuple[ContextEncoder, bool], index: int) -> None:
-    from transformers import AutoProcessor
-
+@pytest.mark.parametrize("index", range(len(MLLM["cases"])), ids=lambda i: f"{i}-{MLLM['cases'][i]['mode']}")
+def test_contexts_are_the_authors(encoder: tuple[ContextEncoder, bool], index: int) -> None:
     context, adapters = encoder
     vectors = load_file(VECTORS / "mllm" / "cases.safetensors")
-    processor = AutoProcessor.from_pretrained(VECTORS / "mllm" / "Qwen2.5-VL-tiny")
-    limits = {"shortest_edge": 56 * 56, "longest_edge": MLLM["max_pixels_per_frame"]}
-    frame = vectors[f"case{index}.frames"][0].permute(2, 0, 1)
-    seen = processor.image_processor(images=frame, size=limits, return_tensors="pt")
-    grid = VisionGrid(*seen["image_grid_thw"][0].tolist())
-    instruction = MLLM["cases"][index]["instruction"]
+    case = MLLM["cases"][index]
+    views = VisionBudget(
+        frames=MLLM.get("max_frames", 16),
+        frame_pixels=MLLM["max_pixels_per_frame"],
+        reference_tokens=MLLM["max_reference_tokens"],
+    )
+    image = vectors.get(f"case{index}.reference")
     with torch.no_grad():
-        visual = context.vision_tokens(seen["pixel_values"][None], grid, "image")
-        prompt = tokenise(context.template, context.tokenizer, context.mllm, instruction, "image", grid)
-        ours = context(collate([prompt], 0), visual)
+        ours = seen_context(context, views, case, vectors[f"case{index}.frames"].numpy(), image)
     theirs = vectors[f"case{index}.context_lora" if adapters else f"case{index}.context"]
     assert ours.shape == theirs.shape
     assert relative(ours, theirs) < TOLERANCE
+
+
+def seen_context(
+    context: ContextEncoder, views: VisionBudget, case: dict[str, Any], clip: Any, image: torch.Tensor | None
+) -> torch.Tensor:
+    pixels, grid = patches(torch.from_numpy(views.clip(clip, case["mode"]))[None])
+    visual = context.vision_tokens(pixels, grid, "image" if case["mode"] == "image" else "video")
+    reference, reference_grid = None, None
+    if image is not None:
+        pixels, reference_grid = patches(torch.from_numpy(views.reference(image.numpy()))[None, None])
+        reference = context.vision_tokens(pixels, reference_grid, "image")
+    prompt = tokenise(
+        context.template, context.tokenizer, context.mllm, case["instruction"], case["mode"], grid, reference_grid
+    )
+    return context(collate([prompt], 0), visual, reference)
