@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from kiwi.errors import UsageError
 
@@ -289,6 +289,16 @@ class GateSettings(Settings):
     )
     floors: dict[str, float] = {}
     ceilings: dict[str, float] = {}
+    approvals: int = Field(0, ge=0, description="how many people must approve a version before it is promoted")
+    approvers: tuple[str, ...] = Field((), description="who may approve; empty: anyone but who trained it")
+
+    @field_validator("approvers")
+    @classmethod
+    def _enough_approvers(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        people, needed = {name.strip().casefold() for name in value} - {""}, info.data.get("approvals", 0)
+        if value and len(people) < needed:
+            raise ValueError(f"{needed} people must approve, and {len(people)} may: name more")
+        return value
 
 
 class RunConfiguration(Settings):
@@ -311,6 +321,14 @@ class RunConfiguration(Settings):
     trainer: TrainerSettings = TrainerSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gate: GateSettings = GateSettings()
+
+    @field_validator("store")
+    @classmethod
+    def _place(cls, store: str | None) -> str | None:
+        scheme, separator, rest = (store or "").partition("://")
+        if separator and (scheme not in ("s3", "file", "memory") or not rest.strip("/")):
+            raise ValueError(f"{store!r} is neither a folder nor s3://BUCKET[/PREFIX]")
+        return store
 
     def canonical(self) -> str:
         """The one JSON string of this configuration: sorted keys, no blanks."""
@@ -336,6 +354,7 @@ class RunConfiguration(Settings):
         said = self.model_dump(mode="json")
         for place in ("workspace", "store", "tracking_uri", "experiment", "model_name", "threads"):
             said.pop(place)
+        said["trainer"] = self.trainer.precision  # the rest of it is how one trains, not what
         return digest(said)
 
     def stage(self, name: str) -> StageSettings:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REFRESH_SECONDS = 0.25
+SILENT_SECONDS = 20.0  # after which a running task is told of where there is no terminal
 SIGNS = {
     "pending": "[dim]·[/]",
     "running": "[yellow]▶[/]",
@@ -51,7 +52,7 @@ VERDICTS = ("promote", "hold")
 
 @dataclass(frozen=True)
 class Line:
-    """One task of the view, its shards taken together. `seconds` from the first start to the last end."""
+    """One task of the view, its shards taken together. `seconds`: those in which at least one was at work."""
 
     name: str
     title: str
@@ -94,12 +95,17 @@ def watch(
                     return
                 time.sleep(REFRESH_SECONDS)
     told: dict[str, str] = {}
+    spoke = time.monotonic()
     while True:
         over = ended()
         for line in seen():
             if line.state != "pending" and told.get(line.name) != line.state:
                 told[line.name] = line.state
                 print(_plain(line), file=sys.stderr, flush=True)
+                spoke = time.monotonic()
+            elif line.state == "running" and line.total and time.monotonic() - spoke > SILENT_SECONDS:
+                print(f"  {line.title}: {_count(line)}  {_remark(line)}".rstrip(), file=sys.stderr, flush=True)
+                spoke = time.monotonic()
         if over:
             return
         time.sleep(REFRESH_SECONDS)
@@ -127,8 +133,6 @@ def _line(name: str, title: str, group: list[TaskRecord], shards: int) -> Line:
     state = next((state for state in ("failed", "killed", "running") if state in states), "finished")
     if state == "finished" and group[0].shard is not None and len(group) < shards:
         state = "running"
-    started = min(record.started for record in group)
-    ended = max((record.finished or time.time()) if state != "running" else time.time() for record in group)
     progress = [record.progress for record in group if record.progress]
     newest = max(group, key=lambda record: record.heard)
     note = next((record.error for record in group if record.error), "")
@@ -147,10 +151,20 @@ def _line(name: str, title: str, group: list[TaskRecord], shards: int) -> Line:
         done=sum(int(entry["done"]) for entry in progress),
         total=sum(int(entry["total"]) for entry in progress),
         unit=str(progress[-1]["unit"]) if progress else "",
-        seconds=ended - started,
+        seconds=_at_work(group),
         note=note,
         loss=loss[-1][1] if loss else newest.metrics.get("loss"),
     )
+
+
+def _at_work(group: list[TaskRecord]) -> float:
+    """Seconds in which at least one of these tasks was at work: shards may run at once, or in turn."""
+    now, total, until = time.time(), 0.0, 0.0
+    for record in sorted(group, key=lambda record: record.started):
+        ended = record.finished or (record.heard if record.status == "killed" else now)
+        total += max(0.0, ended - max(record.started, until))
+        until = max(until, ended)
+    return total
 
 
 def table(rows: Sequence[Line], elapsed: float) -> Table:

@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from kiwi.configuration import RunConfiguration
 from kiwi.curation.deduplicate import deduplicate
 from kiwi.curation.finished import assemble
-from kiwi.curation.plan import plan_shards
+from kiwi.curation.plan import CurationError, plan_shards
 from kiwi.curation.stages import SHARD_STAGES, run_stage
 from kiwi.curation.unique_crops import unique_crops
 from kiwi.dataset.schema import CURATION_STAGES
@@ -64,9 +65,16 @@ def _each_shard(configuration: RunConfiguration, stages: tuple[str, ...], shards
     pool = ProcessPoolExecutor(min(workers, len(shards)), spawning, initializer=_end_with_parent)
     try:
         jobs = [pool.submit(_job, configuration.canonical(), stages, shard) for shard in shards]
-        done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-        for job in done:
-            job.result()
+        pending = set(jobs)
+        while pending:  # a wait without end would not see Ctrl-C
+            done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+            for job in done:
+                job.result()
+    except BrokenProcessPool as error:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise CurationError(
+            "a worker was killed (out of memory?)", "give the same command again, with fewer --workers: it goes on"
+        ) from error
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 from kiwi import storage
 from kiwi.configuration import RunConfiguration, canonical_json, digest
 from kiwi.curation.curators import registry
-from kiwi.curation.keys import WITHOUT_EFFECT
+from kiwi.curation.keys import effective_settings
 from kiwi.curation.parts import DECISION, MEASURED, read_table, schema_of, write_table
 from kiwi.curation.plan import CurationError, Plan, read_document, read_plan, write_document
 from kiwi.curation.stages import SHARD_STAGES, stages_before
@@ -29,6 +30,7 @@ from kiwi.tracking import TaskRun
 
 STAGE = "deduplicate"
 PART_ROWS = 4096
+READERS = 8  # parts read at once; at an address each costs a round trip
 _FRAMES = ("given_reference", "source_frame", "target_frame", "mask_png", "crop_fingerprint", "crop_of")
 _FINGERPRINTS = ("target_fingerprint", "reference_fingerprint")
 _OWN = {"trains_as": pa.string(), "dup_of": pa.string(), "curator": pa.string(), "parameters_hash": pa.string()}
@@ -93,24 +95,26 @@ def trains_as(min_score: float) -> pl.Expr:
 
 def parameters_hash(configuration: RunConfiguration) -> str:
     """Hash of the settings that decide what becomes of a row; portions of work are none of them."""
-    settings = configuration.curation.model_dump(mode="json", exclude=set(WITHOUT_EFFECT))
-    return digest(settings, registry.provenance(configuration.curation))
+    return digest(effective_settings(configuration), registry.provenance(configuration.curation))
 
 
 def _standing(plan: Plan, configuration: RunConfiguration) -> pl.DataFrame:
     """What the decisions need of every row, sorted by position: decision, identity, score, fingerprints."""
     last = SHARD_STAGES[-1]
-    portions = []
     for shard in range(plan.shards):
         if not storage.exists(plan.books(last, shard)):
             raise CurationError(f"shard {shard}: {last} is not finished", "run its stages first")
-        for chunk in range(len(plan.chunks(shard))):
-            listed = read_table(plan.part("ingest", shard, chunk), ["position", "iid", "needs_reference"])
-            scored = read_table(plan.part("score", shard, chunk), ["score_overall"])
-            ended = read_table(plan.part(last, shard, chunk), [*DECISION, *_FINGERPRINTS])
-            frames = [pl.DataFrame(pl.from_arrow(table)) for table in (listed, scored, ended)]
-            portions.append(pl.concat(frames, how="horizontal"))
-    return pl.concat(portions).sort("position")
+
+    def portion(place: tuple[int, int]) -> pl.DataFrame:
+        listed = read_table(plan.part("ingest", *place), ["position", "iid", "needs_reference"])
+        scored = read_table(plan.part("score", *place), ["score_overall"])
+        ended = read_table(plan.part(last, *place), [*DECISION, *_FINGERPRINTS])
+        frames = [pl.DataFrame(pl.from_arrow(table)) for table in (listed, scored, ended)]
+        return pl.concat(frames, how="horizontal")
+
+    places = [(shard, chunk) for shard in range(plan.shards) for chunk in range(len(plan.chunks(shard)))]
+    with ThreadPoolExecutor(READERS) as readers:
+        return pl.concat(list(readers.map(portion, places))).sort("position")
 
 
 def _decided(configuration: RunConfiguration, rows: pl.DataFrame) -> pl.DataFrame:
@@ -123,9 +127,11 @@ def _decided(configuration: RunConfiguration, rows: pl.DataFrame) -> pl.DataFram
 
 
 def _without_repeated_samples(rows: pl.DataFrame) -> pl.DataFrame:
-    """A pair that is listed twice counts once. A repetition that was out already keeps its reason."""
-    readable = pl.when(pl.col("status") != Status.FAILED).then("position")
-    rows = rows.with_columns(readable.min().over("iid").alias("first"))
+    """A pair that is listed twice counts once: the first that was kept, else the first that could be read. A
+    repetition that was out already keeps its reason."""
+    kept = pl.when(pl.col("status") == Status.KEPT).then("position").min().over("iid")
+    readable = pl.when(pl.col("status") != Status.FAILED).then("position").min().over("iid")
+    rows = rows.with_columns(pl.coalesce(kept, readable).alias("first"))
     repeated = (pl.col("status") != Status.FAILED) & (pl.col("position") != pl.col("first"))
     rows = rows.with_columns(
         repeated.alias("repeated"),
@@ -171,7 +177,7 @@ def _final(plan: Plan, configuration: RunConfiguration, rows: pl.DataFrame) -> I
     stages = _schemas(configuration)
     decided = rows.select(*_OWN, *DECISION)
 
-    @lru_cache(maxsize=2 * plan.shards)
+    @lru_cache(maxsize=plan.shards + 1)  # a part of the rows takes from one or two chunks of each shard in turn
     def chunk_of(shard: int, chunk: int) -> pl.DataFrame:
         return _side_by_side(plan, stages, shard, chunk)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from kiwi import storage
 from kiwi.configuration import RunConfiguration
-from kiwi.curation.keys import WITHOUT_EFFECT, curation_key
+from kiwi.curation.keys import curation_key, effective_settings
 from kiwi.curation.plan import CurationError, curation_root
-from kiwi.dataset.assemble import assembled, write_dataset
+from kiwi.dataset.assemble import assembled, check_enough, write_dataset
 from kiwi.dataset.manifest import MANIFEST
-from kiwi.dataset.split import all_train, hold_out
+from kiwi.dataset.split import TRAIN, all_train, hold_out
 from kiwi.tracking import TaskRun
 from kiwi.workspace import Workspace
 
@@ -31,10 +31,13 @@ def assemble(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
         TooFewSamples: fewer quadruplets or training pairs than curation.min_quadruplets and min_training_pairs.
     """
     folder = dataset_folder(configuration)
+    root, settings = curation_root(configuration), configuration.curation
+    enough = {"min_quadruplets": settings.min_quadruplets, "min_training_pairs": settings.min_training_pairs}
     if (folder / MANIFEST).exists():
         task.note("reused")
-        return assembled(folder)
-    root, settings = curation_root(configuration), configuration.curation
+        found = assembled(folder)
+        check_enough(found["quadruplets"], found["splits"].get(TRAIN, 0), found["pairs"], found["funnel"], **enough)
+        return found
     deduplicated = storage.join(root, curation_key(configuration), "deduplicated")
     if not storage.exists(storage.join(deduplicated, "books.json")):
         raise CurationError(f"{deduplicated}: deduplication is not finished", "run the curation stages first")
@@ -46,8 +49,7 @@ def assemble(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
         root,
         parameters=parameters_of(configuration),
         split=all_train if drawn else partial(hold_out, share=configuration.benchmark.share),
-        min_quadruplets=settings.min_quadruplets,
-        min_training_pairs=settings.min_training_pairs,
+        **enough,
         progress=lambda done, total: task.progress(done, total, "clips"),
     )
     task.metrics({name: result[name] for name in ("pairs", "quadruplets", "instruction")})
@@ -73,7 +75,7 @@ def parameters_of(configuration: RunConfiguration) -> dict[str, Any]:
         said["collections"] = [{"adapter": each.adapter, "limit": each.limit} for each in source.collections]
     return {
         "source": said,
-        "curation": configuration.curation.model_dump(mode="json", exclude=set(WITHOUT_EFFECT)),
+        "curation": effective_settings(configuration),
         "benchmark_share": 0.0 if source.kind == "procedural" else configuration.benchmark.share,
         "seed": configuration.seed,
     }

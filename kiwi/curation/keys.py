@@ -62,6 +62,14 @@ def score_decision_key(configuration: RunConfiguration) -> str:
     return digest(settings.min_score, settings.min_reference_score)
 
 
+def effective_settings(configuration: RunConfiguration) -> dict[str, object]:
+    """The settings of curation that have a say in what becomes of a row, as the keys count them."""
+    settings, values = configuration.curation, dict[str, object]()
+    for names in READS.values():
+        values |= _values(settings, names)
+    return values
+
+
 def _values(settings: CurationSettings, names: tuple[str, ...]) -> dict[str, object]:
     said = settings.model_dump(mode="json")
     values = {name: said[name] for name in names}

@@ -146,19 +146,28 @@ def read_plan(configuration: RunConfiguration) -> Plan:
     return Plan(root, pairs, min(settings.shards, pairs), settings.chunk_rows, keys, final, score)
 
 
-def listed_pairs(plan: Plan, positions: range) -> list[EditPair]:
-    """The pairs at these positions. Raises CurationError where the listing is not whole."""
-    found: list[EditPair] = []
-    first, last = positions[0] // LISTED_ROWS, positions[-1] // LISTED_ROWS
-    for number in range(first, last + 1):
-        path = storage.join(plan.listing, f"pairs-{number:05d}.parquet")
-        with storage.open_read(path) as file:
-            table = pq.read_table(file)
-        start = number * LISTED_ROWS
-        places = [place - start for place in positions if start <= place < start + LISTED_ROWS]
-        found += [_pair(row) for row in table.take(pa.array(places)).to_pylist()]
-    repeated = _repetitions(plan)
-    return [_repeating(pair, repeated) if pair.position in repeated else pair for pair in found]
+class Listing:
+    """The listed pairs by position. The part that was read last is held, since the next chunk mostly lies in it too."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._repeated = _repetitions(plan)
+        self._held: tuple[int, pa.Table] | None = None
+
+    def pairs(self, positions: range) -> list[EditPair]:
+        """The pairs at these positions. Raises StorageError where a part of the listing is missing."""
+        found: list[EditPair] = []
+        for number in range(positions[0] // LISTED_ROWS, positions[-1] // LISTED_ROWS + 1):
+            start = number * LISTED_ROWS
+            places = [place - start for place in positions if start <= place < start + LISTED_ROWS]
+            found += [_pair(row) for row in self._part(number).take(pa.array(places)).to_pylist()]
+        return [_repeating(pair, self._repeated) if pair.position in self._repeated else pair for pair in found]
+
+    def _part(self, number: int) -> pa.Table:
+        if self._held is None or self._held[0] != number:
+            with storage.open_read(storage.join(self._plan.listing, f"pairs-{number:05d}.parquet")) as file:
+                self._held = number, pq.read_table(file)
+        return self._held[1]
 
 
 def write_document(path: str, value: Any) -> None:

@@ -77,7 +77,7 @@ def _remarks(whole: Recut, cut: Cut) -> list[str]:
     settings, without = settings_for(cut)
     if settings:
         words = " ".join(f"--set curation.{name}={value:g}" for name, value in settings.items())
-        lines.append(f"to build it so: kiwi data build {words}")
+        lines.append(f"to build it so, add to the command that built it: {words}")
     if without:
         lines.append(f"no setting asks for: {', '.join(without)}")
     return lines

@@ -14,7 +14,7 @@ from kiwi import storage
 from kiwi.configuration import CurationSettings, RunConfiguration
 from kiwi.curation.ingest import ingest_chunk
 from kiwi.curation.parts import DECISION, FIXED, Row, counted, read_part, schema_of, write_part
-from kiwi.curation.plan import CurationError, Plan, listed_pairs, read_document, read_plan, write_document
+from kiwi.curation.plan import CurationError, Listing, Plan, read_document, read_plan, write_document
 from kiwi.curation.steps import apply_score_threshold, step_of, usage_of
 from kiwi.dataset.schema import CURATION_STAGES
 from kiwi.dataset.shards import ShardSet
@@ -78,8 +78,10 @@ def _run_chunks(
 
 
 def _ingest_work(configuration: RunConfiguration, plan: Plan, shard: int) -> Callable[[int, str], None]:
+    listing = Listing(plan)
+
     def work(chunk: int, part: str) -> None:
-        pairs = listed_pairs(plan, plan.chunks(shard)[chunk])
+        pairs = listing.pairs(plan.chunks(shard)[chunk])
         rows = ingest_chunk(configuration, pairs, plan.root, plan.media(shard, chunk))
         write_part(part, rows, schema_of("ingest"))
 

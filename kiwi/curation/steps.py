@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar, cast
 
 import cv2
@@ -65,7 +65,8 @@ class Step:
 def usage_of(step: Step) -> dict[str, float]:
     """Requests and tokens that the step's curator has spent so far; nothing for one that asks no server."""
     usage = getattr(getattr(step.curator, "client", None), "usage", None)
-    return {f"service_{name}": float(count) for name, count in asdict(usage).items()} if is_dataclass(usage) else {}
+    counts = {} if usage is None else {each.name: getattr(usage, each.name) for each in fields(usage)}
+    return {f"service_{name}": float(count) for name, count in counts.items()}
 
 
 def step_of(stage: str, settings: CurationSettings, *, seed: int = 0, cache: str | None = None) -> Step:
@@ -80,7 +81,7 @@ def step_of(stage: str, settings: CurationSettings, *, seed: int = 0, cache: str
 
 def _score_step(settings: CurationSettings, seed: int, cache: str | None) -> Step:
     curator = registry.scorer(settings, cache)
-    needs = ("iid", "src_video", "tgt_video", "prompt", "task", "edit_type", "media")
+    needs = ("iid", "src_video", "tgt_video", "prompt", "task", "edit_type", "media", "given_reference")
     return Step("score", needs, curator.measures, lambda rows, fetch: _score(rows, fetch, curator, settings), curator)
 
 
@@ -232,8 +233,8 @@ def apply_score_threshold(row: Row, settings: CurationSettings) -> None:
 def _exit_by_task(row: Row) -> None:
     if row["media"] == "image":
         leave(row, "score", Reason.IMAGE_PAIR, "references are taken from video")
-    elif Task(row["task"]) not in REFERENCE_TASKS:
-        guessed = " (guessed from the instruction)" if row["edit_type"].startswith(GUESSED) else ""
+    elif Task(row["task"]) not in REFERENCE_TASKS and (_declared(row) or row["given_reference"] is None):
+        guessed = "" if _declared(row) else " (guessed from the instruction)"
         leave(row, "score", Reason.TASK_NOT_ELIGIBLE, f"{row['task']}{guessed}, before it was scored")
 
 
@@ -247,8 +248,15 @@ def _exit_by_first_frame(rows: Sequence[Row], fetch: Fetch, curator: Scorer, set
 
     answers: Iterator[tuple[Row, Score]] = _answers("score", rows, ask, curator.score)
     for row, score in answers:
+        for name in score.measures:  # those of the whole clip go there
+            row.pop(MEASURED["score"] + name, None)
         row["score_first_frame"] = score.overall
-        if row["status"] == Status.KEPT and (score.overall or 0.0) < settings.min_first_frame_score:
+        if row["status"] == Status.FAILED:
+            continue
+        decide(row, "ingest", Status.KEPT)
+        if score.overall is None:
+            leave(row, "score", Reason.CURATOR_ERROR, f"{curator.name} gave neither a score nor a reason")
+        elif score.overall < settings.min_first_frame_score:
             detail = f"{score.name} {score.overall:.2f} of the first frame, needed {settings.min_first_frame_score:.2f}"
             leave(row, "score", Reason.FIRST_FRAME_BELOW_THRESHOLD, detail)
 

@@ -20,7 +20,7 @@ from kiwi.dataset.card import write_card
 from kiwi.dataset.manifest import MANIFEST, MEDIA, ROWS, FileEntry, build_manifest, describe_file, read_manifest
 from kiwi.dataset.rows import conform, write_rows
 from kiwi.dataset.schema import TrainsAs
-from kiwi.dataset.shards import ShardSet, member_address, pack_shards, split_address
+from kiwi.dataset.shards import SEPARATOR, ShardSet, pack_shards
 from kiwi.dataset.split import TRAIN
 from kiwi.dataset.statistics import funnel_of, funnel_text
 from kiwi.errors import KiwiError
@@ -71,7 +71,16 @@ def write_dataset(
     """
     rows = split(conform(_without_references(parts)).sort("position"))
     funnel = funnel_of(rows)
-    _check_enough(rows, funnel, min_quadruplets, min_training_pairs)
+    quadruplets = rows.filter(pl.col("trains_as") == TrainsAs.QUADRUPLET).height
+    training = rows.filter((pl.col("trains_as") != TrainsAs.NOTHING) & (pl.col("split") == TRAIN)).height
+    check_enough(
+        quadruplets,
+        training,
+        rows.height,
+        funnel,
+        min_quadruplets=min_quadruplets,
+        min_training_pairs=min_training_pairs,
+    )
     building = folder.with_name(f".{folder.name}.{os.getpid()}.building")
     for left in folder.parent.glob(f".{folder.name}.*.building"):  # by a writer that was killed; there is one at a time
         shutil.rmtree(left, ignore_errors=True)
@@ -98,11 +107,16 @@ def assembled(folder: Path) -> dict[str, Any]:
     return {"path": str(folder), **{key: manifest[key] for key in RESULT}}
 
 
-def _check_enough(
-    rows: pl.DataFrame, funnel: list[dict[str, Any]], min_quadruplets: int, min_training_pairs: int
+def check_enough(
+    quadruplets: int,
+    training: int,
+    pairs: int,
+    funnel: Sequence[Mapping[str, Any]],
+    *,
+    min_quadruplets: int,
+    min_training_pairs: int,
 ) -> None:
-    quadruplets = rows.filter(pl.col("trains_as") == TrainsAs.QUADRUPLET).height
-    training = rows.filter((pl.col("trains_as") != TrainsAs.NOTHING) & (pl.col("split") == TRAIN)).height
+    """Raises TooFewSamples, with the funnel, where curation left fewer than were asked for."""
     lacking = []
     if quadruplets < min_quadruplets:
         lacking.append(f"{quadruplets} quadruplets of the {min_quadruplets} needed")
@@ -110,7 +124,7 @@ def _check_enough(
         lacking.append(f"{training} training pairs of the {min_training_pairs} needed")
     if lacking:
         raise TooFewSamples(
-            f"curation left {' and '.join(lacking)}, from {rows.height} pairs\n{funnel_text(funnel)}",
+            f"curation left {' and '.join(lacking)}, from {pairs} pairs\n{funnel_text(funnel)}",
             "give more pairs, mend what the reasons name, or lower curation.min_quadruplets, min_training_pairs or the "
             "thresholds",
         )
@@ -163,26 +177,23 @@ def _pack_media(
 
     Rows that are duplicates to the byte share an identity, and so their members.
     """
-    listed = [address for pair in rows.select("src_video", "tgt_video").iter_rows() for address in pair if address]
-    first: dict[str, str] = {}
-    for address in listed:
-        first.setdefault(split_address(address)[1], address)
+    columns = ("src_video", "tgt_video")
+    listed = rows.select(pl.concat_list(columns).alias("address")).explode("address").filter(pl.col("address") != "")
+    listed = listed.with_columns(name=pl.col("address").str.splitn(SEPARATOR, 2).struct.field("field_1"))
+    listed = listed.unique("name", keep="first", maintain_order=True)
 
     def members() -> Iterator[tuple[str, bytes]]:
         with ShardSet(media_root) as shards:
-            for done, (name, address) in enumerate(first.items()):
+            for done, (address, name) in enumerate(listed.iter_rows()):
                 yield name, shards.read(address)
-                progress(done + 1, len(first))
+                progress(done + 1, listed.height)
 
     books, places = pack_shards(building / MEDIA, "media", members(), capacity)
-    moved = {address: _moved(address, places) for address in listed}
-    rows = rows.with_columns(
-        pl.col(column).replace_strict(moved, default="", return_dtype=pl.String) if moved else pl.lit("").alias(column)
-        for column in ("src_video", "tgt_video")
+    moved = listed.select("name", shard=pl.Series([places[name] for name in listed["name"]], dtype=pl.String)).select(
+        "name", moved=pl.lit(f"{MEDIA}/") + pl.col("shard") + pl.lit(SEPARATOR) + pl.col("name")
     )
+    for column in columns:
+        name = pl.col(column).str.splitn(SEPARATOR, 2).struct.field("field_1")
+        found = rows.select(name=name).join(moved, on="name", how="left", maintain_order="left")
+        rows = rows.with_columns(found.to_series(1).fill_null("").alias(column))
     return rows, [FileEntry(f"{MEDIA}/{book.name}", book.bytes, book.sha256, book.members) for book in books]
-
-
-def _moved(address: str, places: Mapping[str, str]) -> str:
-    name = split_address(address)[1]
-    return member_address(f"{MEDIA}/{places[name]}", name)

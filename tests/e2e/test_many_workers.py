@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,27 @@ def test_two_workers_at_one_shard_leave_what_one_leaves(tmp_path: Path) -> None:
     for worker in both:
         assert worker.wait() == 0, worker.communicate()[1]
     assert built(configuration) == expected
+
+
+def test_ctrl_c_stops_workers_that_are_at_work(tmp_path: Path) -> None:
+    """A signal to the parent alone, once a worker has committed a part: nothing goes on afterwards."""
+    program = (
+        "import signal, sys; from kiwi.configuration import RunConfiguration\n"
+        "from kiwi.curation.build import build_dataset\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
+        "if __name__ == '__main__':\n"
+        "    build_dataset(RunConfiguration.parse(sys.argv[1]), workers=2)\n"
+    )
+    configuration = configured(tmp_path).model_copy(update={"source": SourceSettings(clips=400, images=0, frames=9)})
+    (tmp_path / "build.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "build.py"), configuration.canonical()]
+    builder = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    stages = tmp_path / "curation" / "stages"
+    while builder.poll() is None and not list(stages.glob("*/*/part-*")):
+        time.sleep(0.05)
+    builder.send_signal(signal.SIGINT)
+    _, said = builder.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said
+    parts = len(list(stages.glob("*/*/part-*")))
+    time.sleep(1.0)
+    assert len(list(stages.glob("*/*/part-*"))) == parts < 200

@@ -17,11 +17,11 @@ from kiwi.curation.curators.classical_score import ClassicalScorer
 from kiwi.curation.curators.protocols import Score
 from kiwi.curation.finished import dataset_folder
 from kiwi.curation.plan import CurationError, plan_shards, read_plan
-from kiwi.dataset.assemble import SHOWN
+from kiwi.dataset.assemble import SHOWN, TooFewSamples
 from kiwi.dataset.reader import read_rows
 from kiwi.dataset.schema import CURATION_STAGES, Reason
 from kiwi.dataset.verify import verify_dataset
-from kiwi.media import encode_video
+from kiwi.media import encode_video, png_bytes
 from kiwi.sources.procedural import draw
 from kiwi.tracking import silent
 
@@ -205,3 +205,62 @@ def test_of_rows_that_are_no_use_a_few_keep_their_clips_to_be_looked_at(tmp_path
     assert images.height == SHOWN + 6
     assert (images["src_video"] != "").to_list() == [True] * SHOWN + [False] * 6
     assert verify_dataset(dataset_folder(configuration)).passed
+
+
+def listed(folder: Path, rows: list[dict[str, str]]) -> SourceSettings:
+    """A user's list over the two clips of one edit, a.mp4 and b.mp4."""
+    folder.mkdir()
+    sample = draw(SourceSettings(), 0, "recolour", 5)
+    encode_video(folder / "a.mp4", sample.source, 8, lossless=True)
+    encode_video(folder / "b.mp4", sample.target, 8, lossless=True)
+    (folder / "reference.png").write_bytes(png_bytes(sample.target[0]))
+    with open(folder / "pairs.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["src_video", "tgt_video", "prompt", "edit_type", "ref_image"])
+        writer.writeheader()
+        writer.writerows({"src_video": "a.mp4", "tgt_video": "b.mp4"} | row for row in rows)
+    return SourceSettings(kind="pairs", pairs=str(folder))
+
+
+def test_of_a_pair_listed_twice_the_copy_that_was_kept_stays(tmp_path: Path) -> None:
+    same = {"prompt": "Paint it red"}
+    source = listed(tmp_path / "p", [same | {"edit_type": "global_style"}, same | {"edit_type": "local_change"}])
+    configuration = configured(tmp_path / "work", source)
+    build_dataset(configuration)
+    rows = read_rows(dataset_folder(configuration))
+    assert rows["reason"].to_list() == ["task_not_eligible", ""]
+    assert rows["trains_as"].to_list() == ["nothing", "quadruplet"]
+    assert rows["dup_of"].to_list() == [rows["iid"][1], ""]
+
+
+def test_a_pair_with_a_reference_of_its_own_is_no_victim_of_a_guessed_task(tmp_path: Path) -> None:
+    source = listed(tmp_path / "p", [{"prompt": "Do as shown", "ref_image": "reference.png"}])
+    for early in (False, True):
+        configuration = configured(tmp_path / f"work{early}", source, only_reference_tasks=early, min_verify=0.0)
+        assert build_dataset(configuration)["quadruplets"] == 1
+
+
+def test_settings_without_effect_leave_no_trace_in_the_dataset(tmp_path: Path) -> None:
+    plain = configured(tmp_path / "one")
+    other = plain.curation.model_copy(
+        update={
+            "sam3": plain.curation.sam3.model_copy(update={"batch": 3, "model": "another"}),
+            "duplicate_memory": 9.0,
+        }
+    )
+    changed = configured(tmp_path / "two").model_copy(update={"curation": other})
+    assert built(plain) == built(changed)
+
+
+def test_a_finished_dataset_is_held_to_raised_floors(tmp_path: Path) -> None:
+    build_dataset(configured(tmp_path))
+    with pytest.raises(TooFewSamples, match="of the 500 needed"):
+        build_dataset(configured(tmp_path, min_quadruplets=500))
+
+
+@pytest.mark.parametrize("store", ["http://bucket/x", "s3://", "ftp://x"])
+def test_a_store_that_is_no_place_is_refused(store: str, tmp_path: Path) -> None:
+    from kiwi.errors import UsageError
+    from kiwi.presets import build
+
+    with pytest.raises(UsageError, match="neither a folder nor s3"):
+        build("tiny", workspace=tmp_path, tracking_uri="", store=store)

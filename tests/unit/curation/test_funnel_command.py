@@ -49,7 +49,7 @@ def test_the_human_table_goes_to_standard_error(built: tuple[Path, Path]) -> Non
     assert found.stdout == ""
     assert "region_too_small" in found.stderr
     assert "→" in found.stderr
-    assert "kiwi data build --set curation.min_region=0.9" in found.stderr
+    assert "command that built it: --set curation.min_region=0.9" in found.stderr
 
 
 def test_wrong_use_is_a_usage_error(tmp_path: Path) -> None:
