@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kiwi.benchmark.edits import RESULT, Request, read_edits
+from kiwi.benchmark.judges import judge_of
 from kiwi.benchmark.metrics import measure
-from kiwi.benchmark.rubric import Frames, Judge, MeasurementError, check_edit, judge_view
-from kiwi.benchmark.run import CANDIDATE, CHAMPION, STAGE, batches_of, benchmark_folder, judge_named
+from kiwi.benchmark.rubric import Frames, Judge, JudgeView, MeasurementError, check_edit
+from kiwi.benchmark.run import CANDIDATE, CHAMPION, STAGE, batches_of, benchmark_folder
 from kiwi.benchmark.samples import BenchmarkError, BenchmarkSample, HeldOut, load_held_out
 from kiwi.benchmark.scores import (
     Outcome,
     averaged,
+    beside,
     champion_side,
     controls,
     first_of_each_kind,
@@ -26,6 +31,8 @@ from kiwi.workspace import Workspace, read_json, write_json
 if TYPE_CHECKING:
     from kiwi.tracking import TaskRun
 
+FORMAT = 2  # of scores.json: what an earlier version of this file wrote is judged again
+
 
 def judge_edits(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
     """Judges the edits of the workspace's last benchmark run and writes scores.json; returns it.
@@ -36,28 +43,64 @@ def judge_edits(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any
     Raises:
         BenchmarkError: no benchmark was run here, or its samples or judge are no longer the configuration's.
     """
-    judge = judge_named(configuration.benchmark.judge)
-    pointer = benchmark_folder(configuration) / "edits.json"
-    if not pointer.exists():
-        raise BenchmarkError(f"{pointer} is missing: no edits to judge", "run the benchmark first")
-    edits = read_json(pointer)
-    path = Workspace.of(configuration).benchmark(edits["key"]) / "scores.json"
-    held_out = load_held_out(configuration)
-    if (held_out.revision, judge.name) != (edits["revision"], edits["judge"]):
+    judge = judge_of(configuration)
+    edits, held_out = _edits(configuration)
+    if judge.name != edits["judge"]:
         raise BenchmarkError(
-            f"{pointer} is of benchmark {edits['revision']} for {edits['judge']}, "
-            f"the configuration asks for {held_out.revision} and {judge.name}",
-            "run the benchmark again",
+            f"the edits were made to be judged by {edits['judge']}, the configuration asks for {judge.name}",
+            "run the benchmark again, or only judge again: `kiwi bench judge --judge NAME`",
         )
-    if path.exists():
+    path = Workspace.of(configuration).benchmark(edits["key"]) / "scores.json"
+    scores = _written(path)
+    if scores is not None:
         task.note("reused")
-        scores: dict[str, Any] = read_json(path)
     else:
         scores = _scores(configuration, task, held_out, judge, edits)
         write_json(path, scores)
     write_json(benchmark_folder(configuration) / "scores.json", scores)
     task.metrics(flat(scores))
     return scores
+
+
+def judge_again(configuration: RunConfiguration, task: TaskRun) -> tuple[dict[str, Any], Path]:
+    """Lets the configuration's judge, another one than the run's, judge the edits that are there.
+
+    What the run decided on stays: the scores are written to `judged/NAME.json` beside scores.json; returns them and
+    that path. A champion that did not edit here has no scores of this judge. Raises as `judge_edits` does.
+    """
+    judge = judge_of(configuration)
+    edits, held_out = _edits(configuration)
+    if edits["champion"] is not None and edits["champion"]["recorded"] is not None:
+        unmeasured = f"its recorded scores are of the judge {edits['judge']}"
+        edits = edits | {"champion": edits["champion"] | {"recorded": None, "unmeasured": unmeasured}}
+    scores = _scores(configuration, task, held_out, judge, edits)
+    name = re.sub(r"[^\w.-]+", "-", judge.name)
+    path = benchmark_folder(configuration) / "judged" / f"{name}-{edits['key']}.json"
+    write_json(path, scores)
+    return scores, path
+
+
+def _edits(configuration: RunConfiguration) -> tuple[dict[str, Any], HeldOut]:
+    """edits.json of the last run, and its samples. Raises BenchmarkError where there is none or they are others."""
+    pointer = benchmark_folder(configuration) / "edits.json"
+    if not pointer.exists():
+        raise BenchmarkError(f"{pointer} is missing: no edits to judge", "run the benchmark first")
+    edits: dict[str, Any] = read_json(pointer)
+    held_out = load_held_out(configuration)
+    if held_out.revision != edits["revision"]:
+        raise BenchmarkError(
+            f"{pointer} is of benchmark {edits['revision']}, the configuration asks for {held_out.revision}",
+            "run the benchmark again",
+        )
+    return edits, held_out
+
+
+def _written(path: Path) -> dict[str, Any] | None:
+    """The scores at `path`; None where there are none, or an earlier version of this file wrote them."""
+    if not path.exists():
+        return None
+    scores: dict[str, Any] = read_json(path)
+    return scores if scores.get("format") == FORMAT else None
 
 
 def _scores(
@@ -77,6 +120,7 @@ def _scores(
     failures = [failure for outcome in (*outcomes.values(), copied) for failure in outcome.failures]
     task.progress(len(edits["models"]) + 1, len(edits["models"]) + 1, "models", "scored")
     return {
+        "format": FORMAT,
         "revision": held_out.revision,
         "key": edits["key"],
         "judge": judge.name,
@@ -88,8 +132,9 @@ def _scores(
             **{name: _both(outcome) for name, outcome in stages.items()},
             last: _both(first_of_each_kind(candidate, few)),
         },
-        "baselines": {"copy_source": averaged(copied)},
-        "champion": champion_side(edits["champion"], champion),
+        "baselines": {"copy_source": beside(candidate, copied)},
+        "champion": champion_side(edits["champion"], champion, candidate),
+        "judging": judge.spent(),
         "failures": failures,
         "excluded": edits["excluded"],
         "per_sample": per_sample(candidate, champion),
@@ -106,20 +151,50 @@ def _as_is(sample: BenchmarkSample) -> Request:
 
 def judged(judge: Judge, edits: Iterable[tuple[Request, Frames | None]], model: str) -> Outcome:
     """Judges results and measures results and controls. What cannot be is listed with its typed reason."""
-    outcome = Outcome([])
+    outcome = Outcome([], judge.exact)
+    return judge_into(outcome, judge, _views(edits, outcome, model), model)
+
+
+def judge_into(outcome: Outcome, judge: Judge, views: Iterable[tuple[str, JudgeView]], model: str) -> Outcome:
+    """Notes in `outcome` what the judge says of each (sample id, view), and what it cannot judge."""
+    waiting: deque[str] = deque()
+
+    def shown() -> Iterator[JudgeView]:
+        for name, view in views:
+            waiting.append(name)
+            yield view
+
+    for judgement in judge.judge_all(shown()):
+        name = waiting.popleft()
+        if judgement.scores is not None:
+            outcome.scores[name], outcome.repeats[name] = judgement.scores, judgement.repeats
+        if judgement.failure is not None:
+            outcome.failures.append(failed(model, name, RESULT, judgement.failure))
+    return outcome
+
+
+def failed(model: str, name: str, arm: str, failure: MeasurementError) -> dict[str, str]:
+    """An entry of `failures`: which edit has no score, and the typed reason."""
+    about = {"model": model, "id": name, "arm": arm}
+    return about | {"reason": str(failure.reason), "detail": failure.message}
+
+
+def _views(
+    edits: Iterable[tuple[Request, Frames | None]], outcome: Outcome, model: str
+) -> Iterator[tuple[str, JudgeView]]:
+    """What the judge is to see of each result; notes on the way what is measured of results and controls."""
     for request, edit in edits:
         sample = request.sample
+        if request.arm == RESULT:
+            outcome.samples.append(sample)
         try:
             made = check_edit(sample.source, edit)
             outcome.figures[request.arm, sample.sample_id] = measure(sample, made)
-            if request.arm == RESULT:
-                outcome.scores[sample.sample_id] = judge_view(judge, sample.view(made))
         except MeasurementError as unmeasured:
-            failure = {"model": model, "id": sample.sample_id, "arm": request.arm}
-            outcome.failures.append(failure | {"reason": str(unmeasured.reason), "detail": unmeasured.message})
+            outcome.failures.append(failed(model, sample.sample_id, request.arm, unmeasured))
+            continue
         if request.arm == RESULT:
-            outcome.samples.append(sample)
-    return outcome
+            yield sample.sample_id, sample.view(made)
 
 
 def flat(scores: Mapping[str, Any]) -> dict[str, float]:

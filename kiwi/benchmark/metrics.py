@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from kiwi.benchmark.rubric import FailedMeasurement, Frames, Mask, MeasurementError, check_edit
-from kiwi.benchmark.samples import BenchmarkSample
+
+if TYPE_CHECKING:
+    from kiwi.benchmark.samples import BenchmarkSample
 
 HIGHEST_PSNR = 60.0
 COPY_SHARE = 0.25

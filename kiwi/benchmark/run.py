@@ -18,12 +18,12 @@ from kiwi.benchmark.edits import (
     read_edits,
 )
 from kiwi.benchmark.gallery import choose, show
-from kiwi.benchmark.measured import MeasuredJudge
+from kiwi.benchmark.judges import judge_of
 from kiwi.benchmark.metrics import SampleMetrics, measure
-from kiwi.benchmark.rubric import Frames, Judge, MeasurementError
+from kiwi.benchmark.rubric import Frames, MeasurementError
 from kiwi.benchmark.samples import BenchmarkError, HeldOut, load_held_out
 from kiwi.configuration import RunConfiguration, digest
-from kiwi.errors import KiwiError, UsageError
+from kiwi.errors import KiwiError
 from kiwi.workspace import Workspace, read_json, write_json
 
 if TYPE_CHECKING:
@@ -71,14 +71,6 @@ class ModelUnderTest:
         }
 
 
-def judge_named(name: str) -> Judge:
-    """The judge of that name. Raises UsageError for one that does not exist."""
-    judges: dict[str, Callable[[], Judge]] = {"measured": MeasuredJudge}
-    if name not in judges:
-        raise UsageError(f"no judge {name!r}", f"judges: {', '.join(judges)}")
-    return judges[name]()
-
-
 def load_pipeline(folder: Path) -> Editor:
     """The editor of a model folder."""
     from kiwi.editing.pipeline import KiwiEditPipeline
@@ -109,7 +101,7 @@ def run_benchmark(
         BenchmarkError: a stage was not trained, or there are no samples.
         UsageError: an unknown judge.
     """
-    judge = judge_named(configuration.benchmark.judge)
+    judge = judge_of(configuration)
     held_out = load_held_out(configuration)
     models = trained_models(configuration)
     champion_said, champion_model = _champion(champion, held_out.revision, judge.name)
@@ -185,7 +177,8 @@ def _champion(
     recorded = champion.scores
     if recorded is not None and recorded.get("revision") == revision and recorded.get("judge") == judge:
         names = ("revision", "judge", "overall", "overall_sample_weighted", "criteria", "coverage")
-        return said | {"recorded": {name: recorded.get(name) for name in names}}, None
+        more = ("judge_spread", "per_sample")  # where the record has them, for the comparison sample by sample
+        return said | {"recorded": {name: recorded.get(name) for name in (*names, *more)}}, None
     try:
         folder = champion.folder() if callable(champion.folder) else champion.folder
     except KiwiError as error:

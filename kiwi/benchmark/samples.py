@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kiwi.benchmark.rubric import Frames, Image, JudgeView, Mask, Rubric
+from kiwi.benchmark.measured import changed_region
+from kiwi.benchmark.rubric import Category, Frames, Image, JudgeView, Mask, MeasurementError, Rubric, category_of
 from kiwi.configuration import RunConfiguration, digest
 from kiwi.dataset.schema import Task
 from kiwi.errors import KiwiError
@@ -58,8 +59,15 @@ class BenchmarkSample:
     swapped_reference: Image | None = None
 
     def view(self, edit: Frames) -> JudgeView:
-        """What a judge sees of `edit`: neither the answer nor the kind."""
-        return JudgeView(self.source, edit, self.reference, self.rubric, self.prompt, self.edit_mask, self.truth)
+        """What a judge sees of `edit`: not the answer, and of the kind only what sort of edit was asked for."""
+        return JudgeView(
+            self.source, edit, self.reference, self.rubric, self.prompt, self.edit_mask, self.truth, self.category
+        )
+
+    @property
+    def category(self) -> Category:
+        """The sort of edit, as RefVIE-Bench and OpenVE-Bench sort them."""
+        return category_of(self.kind, self.rubric, guided=self.group != "instruction")
 
     def fingerprint(self) -> str:
         """Hash of everything that can move a score of this sample."""
@@ -170,8 +178,6 @@ class _UnusableRowError(Exception):
 
 
 def _opened(folder: Path, row: dict[str, Any], frames: int) -> BenchmarkSample:
-    from kiwi.benchmark.measured import changed_region
-    from kiwi.benchmark.rubric import MeasurementError
     from kiwi.dataset.reader import open_media
     from kiwi.media import decode, decode_image
 

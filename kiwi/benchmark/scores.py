@@ -4,22 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import variance
+from typing import Any, Protocol
 
+from kiwi.benchmark.averages import equal_weight
 from kiwi.benchmark.edits import RESULT, SWAPPED_REFERENCE, WRONG_INSTRUCTION, WRONG_LATENTS
 from kiwi.benchmark.metrics import SampleMetrics
-from kiwi.benchmark.rubric import ALL_CRITERIA
-from kiwi.benchmark.samples import BenchmarkSample
+from kiwi.benchmark.resampling import difference, intervals
+from kiwi.benchmark.rubric import ALL_CRITERIA, Category, Rubric
+from kiwi.benchmark.samples import Group
 
 CONTROLS = (WRONG_INSTRUCTION, SWAPPED_REFERENCE, WRONG_LATENTS)
 
 
+class Sampled(Protocol):
+    """What scores say of a sample, apart from its figures."""
+
+    @property
+    def sample_id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def group(self) -> Group: ...
+    @property
+    def rubric(self) -> Rubric: ...
+    @property
+    def category(self) -> Category: ...
+
+
 @dataclass
 class Outcome:
-    """What is known of one model's edits: capped scores by sample, figures by (arm, sample), and what failed."""
+    """What is known of one model's edits: capped scores by sample, figures by (arm, sample), and what failed.
 
-    samples: list[BenchmarkSample]
+    `repeats` holds each judgement that a sample's scores are the mean of; `exact`: the judge always says the same.
+    """
+
+    samples: list[Sampled]
+    exact: bool = True
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    repeats: dict[str, tuple[dict[str, float], ...]] = field(default_factory=dict)
     figures: dict[tuple[str, str], SampleMetrics] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
 
@@ -30,8 +53,10 @@ def averaged(outcome: Outcome) -> dict[str, Any]:
     `overall` is the paper's: criteria with equal weight, whatever the number of samples that each was asked of.
     `overall_sample_weighted` is the authors' script's: the mean over samples of the mean of their three criteria.
     `overall_reference` is the former over reference-guided samples alone, the form of RefVIE-Bench. Criteria that no
-    sample was asked for are left out and named in `criteria_missing`; an overall of nothing is None.
+    sample was asked for are left out and named in `criteria_missing`; an overall of nothing is None. `intervals` are
+    the middle 95% of the bootstrap over samples, `judge_spread` is how much the judge itself wavers.
     """
+    rows = [scores_as_written(scores) for scores in outcome.scores.values()]
     criteria = _criterion_means(list(outcome.scores.values()))
     guided = {each.sample_id for each in outcome.samples if each.group != "instruction"}
     by_reference = _criterion_means([scores for name, scores in outcome.scores.items() if name in guided])
@@ -41,6 +66,8 @@ def averaged(outcome: Outcome) -> dict[str, Any]:
         "overall_reference": mean(by_reference.values()),
         "criteria": {name: round(value, 4) for name, value in criteria.items()},
         "criteria_missing": [name for name in ALL_CRITERIA if name not in criteria],
+        "intervals": intervals(rows),
+        "judge_spread": judge_spread(outcome),
         "samples": len(outcome.samples),
         "coverage": round(len(outcome.scores) / len(outcome.samples), 4) if outcome.samples else 0.0,
     }
@@ -55,14 +82,39 @@ def _criterion_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return means
 
 
+def judge_spread(outcome: Outcome) -> dict[str, Any]:
+    """How much the judge wavers: {"repeats": judgements of a sample, "overall": standard error of the overall}.
+
+    The standard error is the one that is due to the judge alone, from judgements of the same edits again: 0 for an
+    exact judge, None where a sample was judged once by one that is not.
+    """
+    if outcome.exact:
+        return {"repeats": 1, "overall": 0.0}
+    repeats = min((len(each) for each in outcome.repeats.values()), default=0)
+    if repeats < 2:
+        return {"repeats": repeats, "overall": None}
+    asked = [name for row in outcome.scores.values() for name in row]
+    share = {name: 1 / (len(set(asked)) * asked.count(name)) for name in set(asked)}
+    parts = [
+        variance([sum(share[name] * score for name, score in row.items()) for row in rows]) / len(rows)
+        for rows in outcome.repeats.values()
+    ]
+    return {"repeats": repeats, "overall": round(float(sum(parts) ** 0.5), 6)}
+
+
+def scores_as_written(scores: Mapping[str, float]) -> dict[str, float]:
+    """A sample's scores to the four places that scores.json keeps, so that equal records are equal."""
+    return {name: round(value, 4) for name, value in scores.items()}
+
+
 def mean_of(scores: Mapping[str, float]) -> float:
-    return sum(scores.values()) / len(scores)
+    return equal_weight(scores.values())
 
 
 def mean(values: Iterable[float]) -> float | None:
     """The mean to four places; None of no values."""
     listed = list(values)
-    return round(sum(listed) / len(listed), 4) if listed else None
+    return round(equal_weight(listed), 4) if listed else None
 
 
 def of_kind(outcome: Outcome, kind: str) -> dict[str, Any]:
@@ -134,40 +186,66 @@ def controls(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 def first_of_each_kind(outcome: Outcome, number: int) -> Outcome:
     """The same outcome for the first `number` samples of each kind, to compare with stages that edited only those."""
-    kept: list[BenchmarkSample] = []
+    kept: list[Sampled] = []
     for kind in dict.fromkeys(sample.kind for sample in outcome.samples):
         kept += [sample for sample in outcome.samples if sample.kind == kind][:number]
     names = {sample.sample_id for sample in kept}
     return Outcome(
         kept,
+        outcome.exact,
         {name: scores for name, scores in outcome.scores.items() if name in names},
+        {name: repeats for name, repeats in outcome.repeats.items() if name in names},
         {(arm, name): each for (arm, name), each in outcome.figures.items() if name in names and arm == RESULT},
         [failure for failure in outcome.failures if failure["id"] in names],
     )
 
 
-def champion_side(said: Mapping[str, Any] | None, outcome: Outcome | None) -> dict[str, Any] | None:
-    """The champion's side of the comparison: recorded scores, scores of this run, or why there are none."""
+def champion_side(
+    said: Mapping[str, Any] | None, champion: Outcome | None, candidate: Outcome
+) -> dict[str, Any] | None:
+    """The champion's side of the comparison: recorded scores, scores of this run, or why there are none.
+
+    `comparison` is the candidate less the champion, sample by sample; None where no such scores are at hand.
+    """
     if said is None:
         return None
     about = {"name": said["name"], "version": said["version"], "unmeasured": said["unmeasured"]}
     if said["recorded"] is not None:
-        return about | {"scores_from": "record"} | dict(said["recorded"])
-    if outcome is None:
-        return about | {"scores_from": None, "overall": None, "criteria": {}}
-    return about | {"scores_from": "this run"} | averaged(outcome)
+        recorded = {name: value for name, value in said["recorded"].items() if name != "per_sample"}
+        former = {row["id"]: row["criteria"] for row in said["recorded"].get("per_sample") or () if row["criteria"]}
+        return about | {"scores_from": "record"} | recorded | {"comparison": compared(candidate, former)}
+    if champion is None:
+        return about | {"scores_from": None, "overall": None, "criteria": {}, "comparison": None}
+    return about | {"scores_from": "this run"} | beside(candidate, champion)
+
+
+def beside(candidate: Outcome, other: Outcome) -> dict[str, Any]:
+    """The other's averages, and the candidate less the other, sample by sample."""
+    return averaged(other) | {"comparison": compared(candidate, other.scores)}
+
+
+def compared(candidate: Outcome, other: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
+    """The paired difference over the samples that both have scores of; None where there are none."""
+    shared = [name for name in candidate.scores if name in other]
+    if not shared:
+        return None
+    ours = [scores_as_written(candidate.scores[name]) for name in shared]
+    return difference(ours, [scores_as_written(other[name]) for name in shared])
 
 
 def per_sample(outcome: Outcome, champion: Outcome | None) -> list[dict[str, Any]]:
-    """One row a sample: its criteria, its mean, and the champion's mean where it edited here."""
+    """One row a sample: its criteria, its mean, and the champion's where it edited here."""
     rows: list[dict[str, Any]] = []
     for sample in outcome.samples:
         name = sample.sample_id
         scores = outcome.scores.get(name)
-        row: dict[str, Any] = {"id": name, "kind": sample.kind, "criteria": None, "overall": None}
+        row: dict[str, Any] = {"id": name, "kind": sample.kind, "group": sample.group, "category": sample.category}
+        row |= {"criteria": None, "overall": None}
         if scores is not None:
-            row["criteria"] = {criterion: round(value, 4) for criterion, value in scores.items()}
+            row["criteria"] = scores_as_written(scores)
             row["overall"] = round(mean_of(scores), 4)
+        if len(outcome.repeats.get(name, ())) > 1:
+            row["repeats"] = [scores_as_written(each) for each in outcome.repeats[name]]
         if champion is not None and name in champion.scores:
             row["champion_overall"] = round(mean_of(champion.scores[name]), 4)
         rows.append(row)

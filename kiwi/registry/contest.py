@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kiwi.benchmark.run import ChampionRef, run_benchmark
 from kiwi.configuration import RunConfiguration
-from kiwi.registry.versions import champion, download_model
+from kiwi.registry.versions import ModelVersion, champion, download_model
+from kiwi.tracking.server import TrackingError, answers, connect, tracking_uri
+from kiwi.workspace import read_json
 
 if TYPE_CHECKING:
     from kiwi.tracking import TaskRun
@@ -27,6 +31,31 @@ def benchmark_with_champion(configuration: RunConfiguration, task: TaskRun) -> d
         name=best.name,
         version=version,
         folder=lambda: download_model(configuration, alias_or_version=version),
-        scores=best.scores,
+        scores=_scores(configuration, best),
     )
     return run_benchmark(configuration, task, reference)
+
+
+def _scores(configuration: RunConfiguration, best: ModelVersion) -> dict[str, Any] | None:
+    """The champion's recorded scores, with those of each sample where its run still keeps scores.json.
+
+    Without them overalls are still compared; the gate says then that it could not tell how sure the lead is.
+    """
+    recorded = best.scores
+    if recorded is None:
+        return None
+    from mlflow.artifacts import download_artifacts
+
+    uri = tracking_uri(configuration)
+    connect(uri)
+    with TemporaryDirectory(prefix="kiwi-scores-") as folder:
+        try:
+            with answers(uri):
+                path = download_artifacts(
+                    run_id=best.run_id, artifact_path="scores.json", dst_path=folder, tracking_uri=uri
+                )
+            whole: dict[str, Any] = read_json(Path(path))
+        except (OSError, ValueError, TrackingError):
+            return recorded
+    names = ("per_sample", "judge_spread")
+    return recorded | {name: whole[name] for name in names if name in whole}

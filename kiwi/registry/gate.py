@@ -44,27 +44,32 @@ def decide_gate(candidate: Scores, champion: Scores | None, settings: GateSettin
     Args:
         candidate: overall, criteria, coverage, revision, judge, baselines.copy_source.overall, and whatever the
             floors and ceilings address by dotted path. `champion` in it holds scores of the champion measured in
-            the same run ({"version", "overall", "criteria"}); they win over recorded ones.
+            the same run ({"version", "overall", "criteria"}); they win over recorded ones. `comparison` beside
+            them, and beside the copy's, is the difference sample by sample; `judge_spread` how much the judge wavers.
         champion: the champion's recorded scores with its "version", "revision" and "judge"; {"version": "3"} alone
             where nothing was recorded; None where there is no champion.
-        settings: margin, tolerance, least coverage, floors and ceilings.
+        settings: margin, confidence, tolerance, least coverage and samples, floors and ceilings.
 
     A figure that is missing or not finite fails its check. Scores of another benchmark revision or judge are never
     compared: that is a hold with that reason.
     """
     checks = [_coverage(candidate, settings)]
+    if settings.min_samples > 1:  # one sample is implied by coverage
+        checks.append(_enough(candidate, settings.min_samples))
     checks += [_bound(candidate, path, floor, "floor") for path, floor in sorted(settings.floors.items())]
     checks += [_bound(candidate, path, ceiling, "ceiling") for path, ceiling in sorted(settings.ceilings.items())]
     if champion is None:
         baseline = _mapping(_mapping(candidate.get("baselines")).get("copy_source"))
-        checks.append(_lead(candidate, baseline, "copying the source", settings.margin))
+        checks.append(_lead(candidate, baseline, "copying the source", settings))
+        checks += _confidence(baseline, "copying the source", settings)
         return _verdict(checks, "copy_source")
     name = f"champion version {champion.get('version', '?')}"
     comparable, why_not = _comparable(candidate, champion, name, settings.min_coverage)
     if comparable is None:
         checks.append(Check("comparison", False, None, None, why_not))
     else:
-        checks.append(_lead(candidate, comparable, name, settings.margin))
+        checks.append(_lead(candidate, comparable, name, settings))
+        checks += _confidence(comparable, name, settings)
         checks += _criteria(candidate, comparable, name, settings.criterion_tolerance)
     return _verdict(checks, "champion")
 
@@ -120,22 +125,66 @@ def _bound(candidate: Scores, path: str, bound: float, kind: Literal["floor", "c
     return Check(name, passed, value, bound, f"{path} of {value:.4g} {word} the {kind} of {bound:g}.")
 
 
-def _lead(candidate: Scores, other: Scores, name: str, margin: float) -> Check:
+def _enough(candidate: Scores, least: int) -> Check:
+    samples, coverage = _number(candidate.get("samples")), _number(candidate.get("coverage"))
+    if samples is None or coverage is None:
+        return Check("samples", False, None, least, "The number of samples that were judged is not known.")
+    judged = round(samples * coverage)
+    passed = judged >= least
+    said = f"{judged} samples were judged, {'at least' if passed else 'but at least'} {least} are needed."
+    return Check("samples", passed, judged, least, said)
+
+
+def _lead(candidate: Scores, other: Scores, name: str, settings: GateSettings) -> Check:
     ours, theirs = _number(candidate.get("overall")), _number(other.get("overall"))
+    needed, why = _needed(candidate, other, settings)
     if ours is None or theirs is None:
         who = "the candidate" if ours is None else name
-        return Check("margin", False, None, margin, f"There is no overall score of {who}, so there is no comparison.")
+        return Check("margin", False, None, needed, f"There is no overall score of {who}, so there is no comparison.")
     lead = ours - theirs
-    passed = lead >= margin - ROUNDING
+    passed = lead >= needed - ROUNDING
+    asked = f"a lead of {needed:.4g} {'was asked for' if passed else 'is needed'}{why}."
     if passed:
-        said = f"Overall {ours:.3f} leads {name} ({theirs:.3f}) by {lead:.3f}; a lead of {margin:g} was asked for."
+        said = f"Overall {ours:.3f} leads {name} ({theirs:.3f}) by {lead:.3f}; {asked}"
     elif abs(lead) < ROUNDING:
-        said = f"Overall {ours:.3f} is equal to {name} ({theirs:.3f}); a lead of {margin:g} is needed."
+        said = f"Overall {ours:.3f} is equal to {name} ({theirs:.3f}); {asked}"
     elif lead > 0:
-        said = f"Overall {ours:.3f} leads {name} ({theirs:.3f}) by only {lead:.3f}; a lead of {margin:g} is needed."
+        said = f"Overall {ours:.3f} leads {name} ({theirs:.3f}) by only {lead:.3f}; {asked}"
     else:
-        said = f"Overall {ours:.3f} is {-lead:.3f} behind {name} ({theirs:.3f}); a lead of {margin:g} is needed."
-    return Check("margin", passed, lead, margin, said)
+        said = f"Overall {ours:.3f} is {-lead:.3f} behind {name} ({theirs:.3f}); {asked}"
+    return Check("margin", passed, lead, needed, said)
+
+
+def _needed(candidate: Scores, other: Scores, settings: GateSettings) -> tuple[float, str]:
+    """The lead that is asked for, and why: the margin, or what the judge's own wavering could make where that is more.
+
+    It is the same judge of both, so where the other's spread was not recorded the candidate's stands for it. Where the
+    judge was asked once only, its spread is not known, and the margin and the comparison by samples are what counts.
+    """
+    ours = _number(_at(candidate, "judge_spread.overall"))
+    theirs = _number(_at(other, "judge_spread.overall"))
+    if ours is None:
+        return settings.margin, ""
+    wavering = settings.spreads * math.hypot(ours, ours if theirs is None else theirs)
+    if wavering <= settings.margin:
+        return settings.margin, ""
+    return wavering, f", {settings.spreads:g} standard errors of the judge"
+
+
+def _confidence(other: Scores, name: str, settings: GateSettings) -> list[Check]:
+    """The chance that the candidate is the better one, over samples drawn again; see kiwi/benchmark/resampling.py."""
+    if settings.confidence == 0:
+        return []
+    chance, least = _number(_at(other, "comparison.chance_better")), settings.confidence
+    if chance is None:
+        said = f"There are no scores sample by sample, or too few, to tell how sure the lead over {name} is."
+        return [Check("confidence", not settings.require_comparison, None, least, said)]
+    passed = chance >= least - ROUNDING
+    low, high = (_number(_at(other, f"comparison.interval.{end}")) for end in (0, 1))
+    between = f" (difference {low:+.3f} to {high:+.3f})" if low is not None and high is not None else ""
+    word = "at least" if passed else "but at least"
+    said = f"The chance of being better than {name} is {chance:.1%}{between}, {word} {least:.1%} is needed."
+    return [Check("confidence", passed, chance, least, said)]
 
 
 def _criteria(candidate: Scores, other: Scores, name: str, tolerance: float) -> list[Check]:

@@ -40,10 +40,11 @@ def test_more_samples_of_a_kind_keep_the_ones_before(configuration):
     assert all(known[each.sample_id] == each.fingerprint() for each in load_held_out(configuration).samples)
 
 
-def test_a_judge_is_shown_neither_the_answer_nor_the_kind(held_out):
+def test_a_judge_is_shown_neither_the_answer_nor_the_kind_but_the_sort_of_edit(held_out):
     sample = held_out.of_kind("recolour")[0]
     shown = vars(sample.view(sample.truth))
-    assert set(shown) == {"source", "edit", "reference", "rubric", "prompt", "edit_mask", "truth"}
+    assert set(shown) == {"source", "edit", "reference", "rubric", "prompt", "edit_mask", "truth", "category"}
+    assert shown["category"] == "local_change"
 
 
 def test_only_samples_with_something_to_confuse_get_a_control(held_out):

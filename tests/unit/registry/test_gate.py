@@ -33,7 +33,60 @@ def _champion(overall: float = 2.5, **changes: Any) -> dict[str, Any]:
     return {"version": "4", **kept, **changes}
 
 
+def _beside(chance: float | None, low: float = 0.01, high: float = 0.2, overall: float = 2.5, **more: Any) -> Any:
+    """A champion that edited in the candidate's run, with the comparison sample by sample."""
+    comparison = {"chance_better": chance, "interval": [low, high]} if chance is not None else None
+    return {"version": "4", "overall": overall, "criteria": dict(CRITERIA), "comparison": comparison, **more}
+
+
+def _wavering(overall: float | None) -> dict[str, Any]:
+    return {"repeats": 3, "overall": overall}
+
+
 TABLE = [
+    ("surely better", _scores(champion=_beside(0.998)), _champion(), {}, "promote", "leads champion version 4"),
+    (
+        "a lead that may be chance",
+        _scores(champion=_beside(0.8, -0.02, 0.08)), _champion(), {},
+        "hold", "better than champion version 4 is 80.0% (difference -0.020 to +0.080), but at least 95.0%",
+    ),
+    ("chance is enough if it is set so", _scores(champion=_beside(0.8)), _champion(), {"confidence": 0.8},
+     "promote", "leads"),
+    ("the same edits", _scores(champion=_beside(0.5, 0.0, 0.0, 3.0)), _champion(3.0), {}, "hold", "is equal to"),
+    (
+        "surely better by less than the margin",
+        _scores(3.01, champion=_beside(0.99, overall=3.0)), _champion(3.0), {}, "hold", "by only 0.010",
+    ),
+    (
+        "too few samples to compare, and a comparison required",
+        _scores(champion=_beside(None)), _champion(), {"require_comparison": True},
+        "hold", "no scores sample by sample, or too few",
+    ),
+    ("too few samples to compare", _scores(champion=_beside(None)), _champion(), {}, "promote", "leads"),
+    (
+        "a copy nearly as good",
+        _scores(baselines={"copy_source": _beside(0.9, -0.1, 0.3)}), None, {},
+        "hold", "better than copying the source is 90.0%",
+    ),
+    (
+        "surely better than a copy",
+        _scores(baselines={"copy_source": _beside(1.0)}), None, {}, "promote", "leads copying the source",
+    ),
+    (
+        "a lead within the judge's wavering",
+        _scores(judge_spread=_wavering(0.2)), _champion(judge_spread=_wavering(0.2)), {},
+        "hold", "by only 0.500; a lead of 0.5657 is needed, 2 standard errors of the judge",
+    ),
+    ("a lead beyond it", _scores(judge_spread=_wavering(0.1)), _champion(), {}, "promote", "a lead of 0.2828 was"),
+    ("an exact judge", _scores(3.02, judge_spread=_wavering(0.0)), _champion(3.0), {}, "promote", "a lead of 0.02"),
+    ("wavering not known", _scores(3.02, judge_spread=_wavering(None)), _champion(3.0), {}, "promote", "of 0.02 was"),
+    ("enough samples", _scores(samples=40), _champion(), {"min_samples": 40}, "promote", "leads"),
+    ("too few samples", _scores(samples=39), _champion(), {"min_samples": 40}, "hold", "39 samples were judged, but"),
+    (
+        "enough samples, too few of them judged",
+        _scores(samples=41, coverage=0.96), _champion(), {"min_samples": 40}, "hold", "39 samples were judged, but",
+    ),
+    ("samples not counted", _scores(), _champion(), {"min_samples": 2}, "hold", "number of samples that were judged"),
     ("better than the champion", _scores(), _champion(), {}, "promote", "leads champion version 4 (2.500) by 0.500"),
     ("worse", _scores(), _champion(3.4), {}, "hold", "0.400 behind champion version 4"),
     ("equal", _scores(), _champion(3.0), {}, "hold", "equal to champion version 4 (3.000)"),
@@ -123,6 +176,24 @@ def test_what_is_promoted_leads_by_the_margin_and_falls_behind_nowhere(
     verdict = decide_gate(scores, _champion(theirs), settings)
     good = ours - theirs >= margin - 1e-9 and coverage >= 0.95 - 1e-9 and criterion >= 3.0 - 0.25 - 1e-9
     assert (verdict.decision == "promote") == good
+
+
+@given(
+    lead=st.floats(0, 2), margin=st.floats(0, 1), ours=st.floats(0, 1), theirs=st.none() | st.floats(0, 1),
+    chance=st.floats(0, 1),
+)  # fmt: skip
+def test_no_lead_within_the_judges_wavering_and_no_unsure_lead_is_promoted(
+    lead: float, margin: float, ours: float, theirs: float | None, chance: float
+) -> None:
+    beside = _beside(chance, overall=2.0, judge_spread=_wavering(theirs))
+    scores = _scores(2.0 + lead, champion=beside, judge_spread=_wavering(ours))
+    verdict = decide_gate(scores, _champion(2.0), GateSettings(margin=margin))
+    wavering = 2 * (ours**2 + (ours if theirs is None else theirs) ** 2) ** 0.5
+    if verdict.decision == "promote":
+        assert lead >= max(margin, wavering) - 1e-6
+        assert chance >= 0.95 - 1e-6
+    else:
+        assert lead < max(margin, wavering) + 1e-6 or chance < 0.95 + 1e-6
 
 
 @given(st.floats(1, 5), st.floats(0.001, 1))
