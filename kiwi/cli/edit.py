@@ -1,60 +1,224 @@
-"""`kiwi edit`: applies a trained editor to a video."""
+"""`kiwi edit`: applies a trained editor to a video, to a still image, or to the rows of a CSV."""
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kiwi.errors import UsageError
+from kiwi.errors import KiwiError, UsageError
+
+if TYPE_CHECKING:
+    from kiwi.editing.options import SamplingOptions
+    from kiwi.editing.placement import Placement
+    from kiwi.editing.streams import StreamEditor
+
+SAMPLERS = ("euler", "unipc")
+STEP_CACHES = ("none", "first_block", "mag", "taylor")
+OFFLOADS = ("none", "model")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def edit(
-    video: Annotated[Path, typer.Argument(help="The video to edit.")],
-    prompt: Annotated[str, typer.Option(help="The instruction.")],
-    out: Annotated[Path, typer.Option(help="Where to write the edited video (mp4).")],
+    video: Annotated[Path | None, typer.Argument(help="The video or still image to edit.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The instruction.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the result (mp4; an image for an image; a folder for --batch).")
+    ] = None,
     reference: Annotated[Path | None, typer.Option(help="A reference image.")] = None,
+    batch: Annotated[
+        Path | None, typer.Option(help="A CSV with columns video,prompt[,reference,seed,out] instead of VIDEO.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A checkpoint's folder, or an alias or version in the registry.")] = (
         "champion"
     ),
     workdir: Annotated[Path, typer.Option(help="The run whose registry is asked.")] = Path("runs/demo"),
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 5,
-    seed: Annotated[int, typer.Option()] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps (by default the preset's).")] = None,
+    sampler: Annotated[str, typer.Option(help=" or ".join(SAMPLERS) + ".")] = "euler",
+    step_cache: Annotated[str, typer.Option(help=", ".join(STEP_CACHES) + ": reuse what steps have in common.")] = (
+        "none"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    size: Annotated[
+        int | None, typer.Option(min=16, max=8192, help="Side of the square of pixels that the model sees.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Frames that the model sees at once.")] = None,
+    overlap: Annotated[int | None, typer.Option(min=0, help="Frames that windows share, at least.")] = None,
+    carry: Annotated[bool, typer.Option("--carry", help="Begin each window from the edit of the shared frames.")] = (
+        False
+    ),
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Windows that are denoised together.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help=", ".join(DTYPES) + ".")] = "auto",
+    offload: Annotated[str, typer.Option(help="model: each part is on the device only while it works.")] = "none",
+    tiling: Annotated[bool, typer.Option("--tiling", help="The autoencoder works in tiles; less memory.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Also write source and result side by side.")] = False,
+    compare_to: Annotated[Path | None, typer.Option(help="Where --compare goes (by default OUT.compare.mp4).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON on stdout.")] = False,
 ) -> None:
-    """Edits VIDEO as the instruction says and writes an mp4."""
+    """Edits VIDEO as the instruction says: an mp4 of the same size, rate and length, with the same sound.
+
+    A still image gives a still image. With --batch, the rows of a CSV; results.csv in OUT says what became of each,
+    and the same command again does what is left.
+    """
+    for value, known, name in (
+        (sampler, SAMPLERS, "sampler"), (step_cache, STEP_CACHES, "step-cache"), (offload, OFFLOADS, "offload"),
+        (dtype, DTYPES, "dtype"),
+    ):  # fmt: skip
+        if value not in known:
+            raise UsageError(f"no --{name} {value!r}", f"choose from {', '.join(known)}")
+    if out is None:
+        raise UsageError("no --out", "say where to write, e.g. --out edited.mp4")
+    if batch is not None:
+        if video is not None or prompt is not None or reference is not None or compare or compare_to:
+            raise UsageError("--batch takes videos, instructions and references from the CSV", "leave the others out")
+    elif video is None or prompt is None:
+        raise UsageError("no video or no --prompt", 'e.g. kiwi edit a.mp4 --prompt "make it red" --out b.mp4')
+    choices = {
+        "steps": steps, "sampler": sampler, "step_cache": step_cache, "seed": seed, "size": size, "window": window,
+        "overlap": overlap, "carry": carry, "batch_size": batch_size,
+    }  # fmt: skip
+    laid = {"device": device, "offload": offload, "tiling": tiling, "dtype": dtype}
+    if batch is not None:
+        said = _edit_rows(batch, out, model, workdir, choices, laid)
+    else:
+        assert video is not None
+        assert prompt is not None
+        side_by_side = compare_to or (out.with_suffix(f".compare{out.suffix}") if compare else None)
+        said = _edit_one(video, prompt, reference, out, side_by_side, model, workdir, choices, laid)
+    print(json.dumps(said, ensure_ascii=False) if as_json else out)
+    if batch is not None and said["failed"]:
+        raise KiwiError(
+            f"{said['failed']} of {said['rows']} rows failed",
+            f"{out / 'results.csv'} says why; mend them and run again",
+        )
+
+
+def _edit_one(
+    video: Path,
+    prompt: str,
+    reference: Path | None,
+    out: Path,
+    compare: Path | None,
+    model: str,
+    workdir: Path,
+    choices: dict[str, Any],
+    laid: dict[str, Any],
+) -> dict[str, Any]:
+    """Checks the request before the model is loaded, edits it, and says what came of it."""
+    started = time.monotonic()
     for path in (video, reference):
         if path is not None and not path.is_file():
             raise UsageError(f"no file {path}", "name an existing video or image")
-    if out.suffix.lower() != ".mp4":
-        raise UsageError(f"--out {out} does not end in .mp4", "name an .mp4 file")
     if not prompt.strip():
         raise UsageError("the instruction is empty", 'say what to do, e.g. --prompt "make the red circle blue"')
-    edit_file(model_folder(model, workdir), video, prompt, reference, out, steps, seed)
-    print(out)
+    from kiwi.editing.errors import EditError
+    from kiwi.editing.request import FileRequest, check_request, reference_image
+    from kiwi.media.writing import check_writable
+
+    request = FileRequest(video, prompt, out, reference, choices["seed"], compare)
+    try:
+        check_request(request)
+        if reference is not None:
+            reference_image(reference)
+    except EditError as error:
+        raise UsageError(error.message, error.remedy) from error
+    for path in (out, compare):
+        if path is not None:
+            check_writable(path)
+    editor = _load(model_folder(model, workdir), choices, laid)
+    from kiwi.editing.files import edit_files
+
+    with _progress("editing") as progress:
+        ((_, outcome),) = edit_files(editor, [request], progress)
+    if isinstance(outcome, KiwiError):
+        raise outcome
+    return {
+        "out": str(outcome.out), "compare": None if outcome.compare is None else str(outcome.compare),
+        "width": outcome.width, "height": outcome.height, "frames": outcome.frames, "fps": round(outcome.fps, 6),
+        "windows": outcome.windows, "model_size": list(outcome.model_size), "audio": outcome.audio,
+        "uneven_rate": outcome.uneven_rate, "steps": editor.options.steps, "sampler": editor.options.sampler,
+        "step_cache": editor.options.step_cache, "seed": editor.options.seed, "model": model,
+        "device": editor.pipeline.placement.device, "seconds": round(time.monotonic() - started, 3),
+    }  # fmt: skip
 
 
-def edit_file(folder: Path, video: Path, prompt: str, reference: Path | None, out: Path, steps: int, seed: int) -> None:
-    """Edits a file with the model in `folder`. The result has the video's size, length and speed, and appears whole.
+def _edit_rows(
+    path: Path, out: Path, model: str, workdir: Path, choices: dict[str, Any], laid: dict[str, Any]
+) -> dict[str, Any]:
+    started = time.monotonic()
+    from kiwi.editing.batch import contents_key, edit_batch, read_rows
 
-    Raises MediaError for a video or image that cannot be read, ModelError for a folder that holds no model.
-    """
-    from kiwi.media import decode, encode_video
+    rows = read_rows(path)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file", "--batch writes into a folder")
+    folder = model_folder(model, workdir)
+    with _progress("editing") as progress:
+        done = edit_batch(
+            lambda: _load(folder, choices, laid), rows, path.parent, out, _options(choices),
+            contents_key(folder) + f"-{laid['dtype']}", progress,
+        )  # fmt: skip
+    seconds = round(time.monotonic() - started, 3)
+    print(f"{done.done} of {done.rows} rows done, {done.skipped} of them before; {done.failed} failed", file=sys.stderr)
+    return {
+        "results": str(out / "results.csv"), "rows": done.rows, "done": done.done, "failed": done.failed,
+        "skipped": done.skipped, "seconds": seconds,
+    }  # fmt: skip
 
-    clip = decode(video)
-    image = decode(reference).frames[0] if reference else None
+
+def _options(choices: dict[str, Any]) -> SamplingOptions:
+    from kiwi.editing.options import SamplingOptions
+
+    return SamplingOptions(**choices)
+
+
+def _load(folder: Path, choices: dict[str, Any], laid: dict[str, Any]) -> StreamEditor:
+    """The model, laid out. Raises ModelError for a folder that holds none, EditError for a device that is not there."""
+    from kiwi.editing.placement import Placement, checked_device
+
+    placement: Placement = Placement(**{**laid, "device": checked_device(laid["device"])})
     from kiwi.editing.pipeline import KiwiEditPipeline
+    from kiwi.editing.streams import StreamEditor
 
-    pipeline = KiwiEditPipeline.from_pretrained(folder)
-    (edited,) = pipeline([clip.frames], [prompt], [image], num_inference_steps=steps, seed=seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    encode_video(out, edited, clip.fps)
+    pipeline = KiwiEditPipeline.from_pretrained(folder, placement=placement)
+    return StreamEditor.of(pipeline, _options(choices))
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time that is left, on stderr; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def model_folder(model: str, workdir: Path) -> Path:
     """A folder as it stands, or the registry's model under that alias or version."""
     if Path(model).is_dir():
         return Path(model)
+    if "/" in model:
+        raise UsageError(f"no model folder {model}", "name an existing folder, or an alias such as champion")
     from kiwi.cli.stored import stored_configuration
     from kiwi.registry import download_model
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,15 @@ import torch
 from torch import Tensor
 
 from kiwi.editing.errors import EditError
-from kiwi.editing.geometry import blend, causal_length, padded, windows
+from kiwi.editing.geometry import Edited, blend, causal_length, padded, rounded, windows
+from kiwi.editing.placement import Placement, codec_device, is_out_of_memory, out_of_memory, place, working
+from kiwi.editing.sampling import Sampler, denoised
+from kiwi.editing.step_cache import StepCache, StepCaching
 from kiwi.media.resizing import resize_frames
 from kiwi.model.checkpoint import load_model, save_model
 from kiwi.model.context import patches
 from kiwi.model.editor import KiwiEditModel
-from kiwi.model.flow import sampling_sigmas
-from kiwi.model.inputs import fit_size, frames_to_tensor, latent_reference, vision_frames, vision_reference
+from kiwi.model.inputs import fit_size, frames_to_tensor
 from kiwi.model.instruction import Mode, Prompt, VisionGrid, collate, tokenise
 
 Frames = npt.NDArray[np.uint8]
@@ -28,26 +31,59 @@ WINDOW_OVERLAP = 4
 
 
 @dataclass(frozen=True)
-class _Window:
-    """One piece of one request: at most the model's length, at the model's size."""
+class Subject:
+    """What one request asks for, apart from its frames; `KiwiEditPipeline.subject` makes it.
+
+    Attributes:
+        size: (height, width) at which the model sees the frames.
+        seen_reference: what the language model sees, or None.
+        latent_reference: what the transformer sees, or None.
+    """
+
+    instruction: str
+    size: tuple[int, int]
+    seen_reference: Frames | None
+    latent_reference: Frames | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """One piece of one request: at most the model's length, at the model's size.
+
+    Attributes:
+        request: its number.
+        frames: [L, h, w, 3] with L = 4k + 1.
+        before: the edit of its first frames by the window before, [n, h, w, 3], where it begins from that.
+    """
 
     request: int
     start: int
-    frames: Frames  # [L, h, w, 3], L = 4k + 1
-    instruction: str
-    seen_reference: Frames | None  # for the language model
-    latent_reference: Frames | None  # for the transformer
-    seed: int
+    frames: Frames
+    subject: Subject
+    before: Edited | None = None
 
     @property
     def mode(self) -> Mode:
-        if self.seen_reference is not None:
+        if self.subject.seen_reference is not None:
             return "reference"
         return "image" if len(self.frames) == 1 else "video"
 
     @property
     def bucket(self) -> tuple[object, ...]:
-        return (self.mode, self.frames.shape)
+        """What windows that are denoised together have in common."""
+        seen = None if self.subject.seen_reference is None else self.subject.seen_reference.shape
+        return (self.mode, self.frames.shape, seen, None if self.before is None else len(self.before))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How windows are denoised. `caching` lives as long as the model, for it may learn from the first window."""
+
+    steps: int
+    sampler: Sampler = "euler"
+    caching: StepCaching | None = None
+    on_step: Callable[[int], None] = lambda windows: None
 
 
 class KiwiEditPipeline:
@@ -57,17 +93,37 @@ class KiwiEditPipeline:
         model: the editor.
         frames: length of a window; longer clips are edited in overlapping windows that blend.
         side: the square root of the pixel budget of a window.
+        placement: device, precision and what saves memory; see Placement.
+        overlap: frames that a window shares with the one before, at least.
     """
 
-    def __init__(self, model: KiwiEditModel, frames: int = 9, side: int = 64) -> None:
+    def __init__(
+        self,
+        model: KiwiEditModel,
+        frames: int = 9,
+        side: int = 64,
+        placement: Placement | None = None,
+        overlap: int = WINDOW_OVERLAP,
+    ) -> None:
         self.model = model.eval()
         self.frames = frames
         self.side = side
+        self.overlap = min(overlap, frames - 1)
+        self.placement = placement or Placement()
+        if self.placement != Placement():
+            place(model, self.placement)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, frames: int = 9, side: int = 64) -> KiwiEditPipeline:
-        """Loads a model folder. Raises ModelError where it is none."""
-        return cls(load_model(Path(folder)), frames, side)
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        frames: int = 9,
+        side: int = 64,
+        placement: Placement | None = None,
+        overlap: int = WINDOW_OVERLAP,
+    ) -> KiwiEditPipeline:
+        """Loads a model folder. Raises ModelError where it is none, EditError for a device that is not there."""
+        return cls(load_model(Path(folder)), frames, side, placement, overlap)
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
         save_model(self.model, Path(folder), card)
@@ -83,6 +139,8 @@ class KiwiEditPipeline:
         batch_size: int = 32,
         latent_references: Sequence[Frames | None] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        sampler: Sampler = "euler",
+        step_cache: StepCache = "none",
     ) -> list[Frames]:
         """Edits clips; each comes back in its own size and length.
 
@@ -90,94 +148,153 @@ class KiwiEditPipeline:
             videos: uint8 [T, H, W, 3] each.
             instructions: one a video.
             references: uint8 [H, W, 3] or None, one a video.
-            num_inference_steps: Euler steps.
-            seed: of the noise; the same seed gives the same edit, whatever the batch.
+            num_inference_steps: evaluations of the model.
+            seed: of the noise; the same seed gives the same edit, whatever the batch (but for step caches, which
+                decide for a batch as a whole).
             latent_references: what the transformer sees instead of `references`, for control experiments.
             progress: called with (windows done, windows in all).
+            sampler: see kiwi/editing/sampling.py.
+            step_cache: see kiwi/editing/step_cache.py.
 
         Raises:
-            EditError: an empty clip or instruction, or lists of different lengths.
+            EditError: an empty clip or instruction, lists of different lengths, or too little memory.
         """
         references = list(references) if references is not None else [None] * len(videos)
         latent_references = list(latent_references) if latent_references is not None else references
         if not len(videos) == len(instructions) == len(references) == len(latent_references):
             raise EditError("videos, instructions and references differ in number", "give one of each a request")
-        pieces: list[_Window] = []
+        pieces: list[Window] = []
         for index, video in enumerate(videos):
             pieces += self._cut(index, video, instructions[index], references[index], latent_references[index], seed)
-        edited = self._edit_all(pieces, num_inference_steps, batch_size, progress)
+        sampling = Sampling(num_inference_steps, sampler, StepCaching(step_cache))
+        edited = self.edit_windows(pieces, sampling, batch_size, progress)
         results: list[Frames] = []
         for index, video in enumerate(videos):
             parts = [(p.start, edit) for p, edit in zip(pieces, edited, strict=True) if p.request == index]
             results.append(_restored(parts, video))
         return results
 
-    def _cut(
-        self, index: int, video: Frames, instruction: str, reference: Frames | None, latent: Frames | None, seed: int
-    ) -> list[_Window]:
-        if video.ndim != 4 or video.shape[-1] != 3 or not len(video):
-            raise EditError(f"request {index} is no clip: its shape is {video.shape}", "give [T, H, W, 3] frames")
+    def subject(
+        self,
+        index: int,
+        instruction: str,
+        size: tuple[int, int],
+        reference: Frames | None,
+        latent: Frames | None,
+        seed: int,
+    ) -> Subject:
+        """What request `index` asks for on frames of `size` (height, width). Raises EditError: empty instruction."""
         if not instruction.strip():
             raise EditError(f"request {index} has an empty instruction", "say what to change")
-        height, width = fit_size(video.shape[1], video.shape[2], self.side, self.model.codec.spatial_stride)
-        small = resize_frames(video, height, width)
+        height, width = self.model_size(*size)
         seen, canvas = None, None
         if reference is not None and latent is not None:
-            seen = vision_reference(reference, self.model.vision.side)
-            canvas = latent_reference(latent, height, width)
-        pieces = []
-        for start in windows(len(video), self.frames, WINDOW_OVERLAP):
-            part = small[start : start + self.frames]
-            whole = padded(part, causal_length(len(part), self.model.codec.temporal_stride))
-            pieces.append(_Window(index, start, whole, instruction, seen, canvas, seed))
-        return pieces
+            seen = self.model.vision.reference(reference)
+            canvas = self.model.vision.canvas(latent, height, width)
+        return Subject(instruction, (height, width), seen, canvas, seed)
 
-    def _edit_all(
-        self, pieces: list[_Window], steps: int, batch_size: int, progress: Callable[[int, int], None] | None
-    ) -> list[npt.NDArray[np.float32]]:
+    def model_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) at which the model sees frames of that size."""
+        return fit_size(height, width, self.side, self.model.pixel_multiple)
+
+    def edit_windows(
+        self,
+        pieces: Sequence[Window],
+        sampling: Sampling,
+        batch_size: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Edited]:
+        """The edits of windows, in their order, float32 [L, h, w, 3] in 0-255. Windows that are alike go together."""
         buckets: dict[tuple[object, ...], list[int]] = defaultdict(list)
-        for place, piece in enumerate(pieces):
-            buckets[piece.bucket].append(place)
-        done: dict[int, npt.NDArray[np.float32]] = {}
+        for place_, piece in enumerate(pieces):
+            buckets[piece.bucket].append(place_)
+        done: dict[int, Edited] = {}
         for places in buckets.values():
             for first in range(0, len(places), batch_size):
                 batch = places[first : first + batch_size]
-                for place, edit in zip(batch, self._denoise([pieces[p] for p in batch], steps), strict=True):
-                    done[place] = edit
+                for place_, edit in zip(batch, self._fitting([pieces[p] for p in batch], sampling), strict=True):
+                    done[place_] = edit
                 if progress is not None:
                     progress(len(done), len(pieces))
-        return [done[place] for place in range(len(pieces))]
+        return [done[place_] for place_ in range(len(pieces))]
+
+    def _cut(
+        self, index: int, video: Frames, instruction: str, reference: Frames | None, latent: Frames | None, seed: int
+    ) -> list[Window]:
+        if video.ndim != 4 or video.shape[-1] != 3 or not len(video):
+            raise EditError(f"request {index} is no clip: its shape is {video.shape}", "give [T, H, W, 3] frames")
+        subject = self.subject(index, instruction, (video.shape[1], video.shape[2]), reference, latent, seed)
+        small = resize_frames(video, *subject.size)
+        pieces = []
+        for start in windows(len(video), self.frames, self.overlap):
+            part = small[start : start + self.frames]
+            whole = padded(part, causal_length(len(part), self.model.codec.temporal_stride))
+            pieces.append(Window(index, start, whole, subject))
+        return pieces
+
+    def _fitting(self, batch: list[Window], sampling: Sampling) -> Edited:
+        """Denoises a batch, in halves where the whole does not fit the memory."""
+        try:
+            return self._denoise(batch, sampling)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise out_of_memory(batch[0].frames.shape[:3], self.placement) from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = len(batch) // 2
+        return np.concatenate([self._fitting(batch[:half], sampling), self._fitting(batch[half:], sampling)])
 
     @torch.inference_mode()
-    def _denoise(self, batch: list[_Window], steps: int) -> npt.NDArray[np.float32]:
-        model = self.model
-        source = model.codec.encode(frames_to_tensor(np.stack([piece.frames for piece in batch])))
-        reference = None
-        if batch[0].latent_reference is not None:
-            canvases = np.stack([piece.latent_reference for piece in batch if piece.latent_reference is not None])
-            reference = model.codec.encode(frames_to_tensor(canvases[:, None]))
-        context = self._context(batch)
-        latents = torch.stack([_noise(source.shape[1:], piece.seed) for piece in batch])
-        sigmas = sampling_sigmas(steps)
-        for now, following in itertools.pairwise(sigmas):
-            velocity = model(latents, now.expand(len(batch)), context, source, reference)
-            latents = latents + (following - now) * velocity
-        frames = model.codec.decode(latents).clamp(-1, 1)
-        result: npt.NDArray[np.float32] = ((frames + 1) * 127.5).permute(0, 2, 3, 4, 1).numpy()
+    def _denoise(self, batch: list[Window], sampling: Sampling) -> Edited:
+        model, device = self.model, self.placement.device
+        with working(model.codec, self.placement):
+            source = self._encoded(np.stack([piece.frames for piece in batch]))
+            reference = None
+            if batch[0].subject.latent_reference is not None:
+                canvases = np.stack([_given(piece.subject.latent_reference) for piece in batch])
+                reference = self._encoded(canvases[:, None])
+            known = None
+            if batch[0].before is not None:
+                known = self._encoded(np.stack([rounded(_given(piece.before)) for piece in batch]))
+        with working(model.context_encoder, self.placement):
+            context = self._context(batch)
+        noise = torch.stack([_noise(source.shape[1:], piece.subject.seed) for piece in batch]).to(device)
+
+        def velocity(latents: Tensor, sigma: Tensor) -> Tensor:
+            result: Tensor = model(latents, sigma.to(device).expand(len(batch)), context, source, reference)
+            return result
+
+        def step_done() -> None:
+            sampling.on_step(len(batch))
+
+        cached = sampling.caching.on(model.transformer, sampling.steps) if sampling.caching else nullcontext()
+        with working(model.transformer, self.placement), cached:
+            latents = denoised(velocity, noise, sampling.steps, sampling.sampler, known=known, progress=step_done)
+        with working(model.codec, self.placement):
+            frames = model.codec.decode(latents.to(codec_device(model, self.placement))).clamp(-1, 1)
+        result: Edited = ((frames + 1) * 127.5).permute(0, 2, 3, 4, 1).cpu().numpy()
         return result
 
-    def _context(self, batch: list[_Window]) -> Tensor:
-        encoder, vision = self.model.context_encoder, self.model.vision
-        mode = batch[0].mode
-        seen = np.stack([vision_frames(piece.frames, vision.frames, vision.side) for piece in batch])
+    def _encoded(self, frames: Frames) -> Tensor:
+        """uint8 [B, T, H, W, 3] -> latents on the device."""
+        codec = self.model.codec
+        return codec.encode(frames_to_tensor(frames).to(codec_device(self.model, self.placement))).to(
+            self.placement.device
+        )
+
+    def _context(self, batch: list[Window]) -> Tensor:
+        encoder, mode, device = self.model.context_encoder, batch[0].mode, self.placement.device
+        seen = np.stack([self.model.vision.clip(piece.frames, mode) for piece in batch])
         pixels, grid = patches(torch.from_numpy(seen))
-        visual = encoder.vision_tokens(pixels, grid, "image" if mode == "image" else "video")
+        visual = encoder.vision_tokens(pixels.to(device), grid, "image" if mode == "image" else "video")
         reference, reference_grid = None, None
         if mode == "reference":
-            images = np.stack([piece.seen_reference for piece in batch if piece.seen_reference is not None])
+            images = np.stack([_given(piece.subject.seen_reference) for piece in batch])
             pixels, reference_grid = patches(torch.from_numpy(images[:, None]))
-            reference = encoder.vision_tokens(pixels, reference_grid, "image")
-        prompts = [self._prompt(piece.instruction, mode, grid, reference_grid) for piece in batch]
+            reference = encoder.vision_tokens(pixels.to(device), reference_grid, "image")
+        prompts = [self._prompt(piece.subject.instruction, mode, grid, reference_grid) for piece in batch]
         return encoder(collate(prompts, encoder.tokenizer.pad_token_id), visual, reference)  # type: ignore[no-any-return]
 
     def _prompt(self, instruction: str, mode: Mode, grid: VisionGrid, reference: VisionGrid | None) -> Prompt:
@@ -189,7 +306,12 @@ def _noise(shape: torch.Size, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _restored(parts: list[tuple[int, npt.NDArray[np.float32]]], video: Frames) -> Frames:
+def _given(value: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """A value that the bucket of a batch promises."""
+    assert value is not None
+    return value
+
+
+def _restored(parts: list[tuple[int, Edited]], video: Frames) -> Frames:
     joined = blend(parts, len(video)) if len(parts) > 1 else parts[0][1][: len(video)]
-    whole = np.clip(np.rint(joined), 0, 255).astype(np.uint8)
-    return resize_frames(whole, video.shape[1], video.shape[2])
+    return resize_frames(rounded(joined), video.shape[1], video.shape[2])

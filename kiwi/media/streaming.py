@@ -181,7 +181,6 @@ def _packet_times(video: Opened) -> list[float] | None:
     return [float(stamp * base) for stamp in sorted(stamps)]
 
 
-
 def _head(path: Path, limits: Limits) -> bytes:
     """The first bytes of a file that is there and neither empty nor too large."""
     try:

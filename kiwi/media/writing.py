@@ -122,7 +122,7 @@ class VideoWriter:
     def write(self, pixels: Image) -> None:
         """Adds a frame, RGB uint8 [H, W, 3]."""
         if self.sound is not None:
-            self.sound.mux_until(self.frames / self.rate, self.container)
+            self.sound.mux_until(float(self.frames / self.rate), self.container)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame.pts, frame.time_base = self.frames, 1 / self.rate
         self.container.mux(self.stream.encode(frame))
@@ -153,9 +153,8 @@ def video_writer(
     """
     with appearing_whole(path) as temporary:
         try:
-            options = {"fflags": "+bitexact"}
-            moved = {"movflags": "+faststart"}
-            with av.open(str(temporary), "w", format="mp4", options=moved, container_options=options) as container:
+            options = {"fflags": "+bitexact", "movflags": "+faststart"}
+            with av.open(str(temporary), "w", format="mp4", container_options=options) as container:
                 stream = _h264(container, height, width, fps, crf)
                 with soundtrack(sound_of, container) if sound_of else _silence() as sound:
                     writer = VideoWriter(container, stream, sound, fps)
@@ -173,6 +172,20 @@ def appearing_whole(path: Path) -> Iterator[Path]:
 
     Raises MediaError(unreadable) where the folder cannot be written, before any work.
     """
+    temporary = _begun(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raises MediaError(unreadable) where nothing can be written to `path`."""
+    _begun(path).unlink()
+
+
+def _begun(path: Path) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,11 +193,7 @@ def appearing_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         said = f"{path} cannot be written: {error.strerror or error}"
         raise MediaError("unreadable", said, "name a place that you may write to") from error
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return temporary
 
 
 @contextmanager
