@@ -19,6 +19,7 @@ from kiwi.workspace import Workspace, read_json, write_json
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 Kind = Literal["new", "resumed", "again"]
+CLUSTER = "kfp"
 DATASETS = "process"  # the backend of `kiwi data build`, which trains nothing
 
 
@@ -40,10 +41,13 @@ class Attempt:
 
 
 @contextmanager
-def claim(configuration: RunConfiguration, backend: str) -> Iterator[Attempt]:
+def claim(configuration: RunConfiguration, backend: str, id: str | None = None) -> Iterator[Attempt]:
     """Takes the work folder for one attempt, and writes run.json and configuration.json into it.
 
     The claim is held by a lock of this process, so it ends with the process, however that ends.
+
+    Args:
+        id: the attempt's, where an orchestrator gave it one.
 
     Raises:
         UsageError: the folder is not writable, holds something else, holds a run of another configuration, or
@@ -53,7 +57,7 @@ def claim(configuration: RunConfiguration, backend: str) -> Iterator[Attempt]:
     _check_writable(workspace.root)
     with _locked(workspace.root):
         kind = _check_holder(workspace, configuration, backend)
-        attempt = Attempt(_new_id(configuration), kind, configuration)
+        attempt = Attempt(id or _new_id(configuration), kind, configuration)
         _record_start(attempt, backend)
         yield attempt
 
@@ -67,12 +71,13 @@ def record_end(workspace: Workspace, status: Status) -> dict[str, Any]:
     return record
 
 
-def close_run(configuration: RunConfiguration, state: str) -> None:
+def close_run(configuration: RunConfiguration, state: str, *, whole: bool = True) -> None:
     """What the exit task does after success and failure alike: the report once more, now with the decision and the
     timings; the summary of a run that succeeded; then the records to MLflow, which stay on disk where it is away.
 
     Args:
         state: KFP's final status of the pipeline, "SUCCEEDED" or another.
+        whole: the pipeline was the end-to-end one; a part of it leaves no summary.
     """
     from kiwi.reports import write_report
     from kiwi.summary import write_summary
@@ -83,13 +88,21 @@ def close_run(configuration: RunConfiguration, state: str) -> None:
         with task_run(configuration, "finish") as task:
             task.params({"state": state})
             write_report(configuration, task)
-            if succeeded:
+            if succeeded and whole:
                 write_summary(configuration)
     finally:
+        _record_end_of_pods(configuration, "finished" if succeeded else "failed")
         try:
             send(configuration, "finished" if succeeded else "failed")
         except TrackingError as error:
             print(f"records are kept in {Workspace.of(configuration).records}: {error}")
+
+
+def _record_end_of_pods(configuration: RunConfiguration, status: Status) -> None:
+    """On a cluster no process waits for the run's end; its exit task is the last that could write it down."""
+    workspace = Workspace.of(configuration)
+    if workspace.run_record.exists() and read_json(workspace.run_record)["backend"] == CLUSTER:
+        record_end(workspace, status)
 
 
 def _new_id(configuration: RunConfiguration) -> str:
@@ -182,7 +195,7 @@ def _record_start(attempt: Attempt, backend: str) -> None:
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:
     """`source.seed: 0, now 1` for every setting that differs."""
     ignored = {"workspace", "store", "tracking_uri", "experiment", "model_name", "threads", "source.listing_sha256"}
-    if where in ignored or old == new:
+    if where in ignored or old == new or (where.startswith("trainer.") and where != "trainer.precision"):
         return []
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())

@@ -2,25 +2,134 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from kiwi.configuration import RunConfiguration
+
+REFRESH_SECONDS = 0.5
 
 
 def train(
     stage: Annotated[str, typer.Argument(help="stage1, stage2 or stage3.")],
     workdir: Annotated[Path, typer.Option(help="The work folder of a run with a dataset.")] = Path("runs/demo"),
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    recompute: Annotated[str | None, typer.Option(help="none, selective or full: less memory, more time.")] = None,
+    compile_blocks: Annotated[bool, typer.Option("--compile", help="Compile the transformer's blocks.")] = False,
+    shard_ranks: Annotated[int | None, typer.Option(help="Ranks a copy of the weights is spread over (HSDP).")] = None,
+    samples_every: Annotated[int | None, typer.Option(help="Edit a few held-out clips every so many steps.")] = None,
+    profile: Annotated[bool, typer.Option(help="Write a trace of a few steps.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The stage's result as JSON on stdout.")] = False,
 ) -> None:
-    """Trains one stage from the stage before; resumes from its newest checkpoint; a finished stage returns at once."""
+    """Trains one stage from the stage before; resumes from its newest checkpoint; a finished stage returns at once.
+
+    On several GPUs: torchrun --nproc-per-node N -m kiwi train STAGE. After SIGTERM it has saved, and exits with 143.
+    """
     from kiwi.cli.stored import stored_configuration
 
     configuration = stored_configuration(workdir)
     configuration.stage(stage)
-    from kiwi.tracking import silent
-    from kiwi.training import cache_latents, train_stage
-
-    cache_latents(configuration, silent())
-    result = train_stage(configuration, stage, silent())
+    said = {
+        "device": device, "recompute": recompute, "compile": compile_blocks or None, "shard_ranks": shard_ranks,
+        "samples_every": samples_every, "profile": profile or None,
+    }  # fmt: skip
+    configuration = _with_trainer(configuration, {key: value for key, value in said.items() if value is not None})
+    result = _trained(configuration, stage)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        print(json.dumps(result))
+        return
     print(f"{stage}: {result['steps']} steps, loss {result['loss_first']:.3f} → {result['loss_last']:.3f}")
     print(result["checkpoint"])
+
+
+def _with_trainer(configuration: RunConfiguration, said: dict[str, Any]) -> RunConfiguration:
+    from kiwi.configuration import RunConfiguration, canonical_json
+
+    values = configuration.model_dump(mode="json")
+    values["trainer"] |= said
+    return RunConfiguration.parse(canonical_json(values))
+
+
+def _trained(configuration: RunConfiguration, stage: str) -> dict[str, Any]:
+    """Trains as a recorded task, whose record goes to MLflow however training ended."""
+    from kiwi.tracking import TrackingError, send, task_run
+    from kiwi.training import train_stage
+
+    name = f"train_{stage}"
+    try:
+        with task_run(configuration, name) as task, _shown(configuration, name):
+            return train_stage(configuration, stage, task)
+    finally:
+        if os.environ.get("RANK", "0") == "0":
+            try:
+                send(configuration)
+            except TrackingError as error:
+                print(f"the record is kept, and not yet in MLflow: {error}", file=sys.stderr)
+
+
+@contextmanager
+def _shown(configuration: RunConfiguration, name: str) -> Iterator[None]:
+    """A progress bar on stderr while the block runs, drawn from the task's own record; none beside rank 0."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    ended = threading.Event()
+    drawer = threading.Thread(target=_draw, args=(configuration, name, ended), name="progress", daemon=True)
+    drawer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        drawer.join()
+
+
+def _draw(configuration: RunConfiguration, name: str, ended: threading.Event) -> None:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from kiwi.tracking import attempt_of, read_records
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[said]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        shown = bar.add_task(name, total=None, said="")
+        while True:
+            over = ended.wait(REFRESH_SECONDS)
+            records = read_records(configuration.workdir, attempt_of(configuration))
+            own = next((record for record in records if record.name == name), None)
+            if own is not None and own.progress:
+                total, done = own.progress["total"], own.progress["done"]
+                bar.update(shown, total=total, completed=done, said=_figures(own.metrics) or own.progress["note"])
+            if over:
+                return
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    """The newest log line in short."""
+    if "loss" not in metrics:
+        return ""
+    said = [f"loss {metrics['loss']:.3f}", f"{metrics['samples_per_second']:.0f} samples/s"]
+    if "mfu" in metrics:
+        said.append(f"MFU {metrics['mfu']:.0%}")
+    said += [f"data {metrics['data_share']:.0%}", f"{metrics['memory_gb']:.1f} GB"]
+    return "  ".join(said)

@@ -21,7 +21,9 @@ def cache_latents(configuration: RunConfiguration, task: TaskRun) -> dict[str, A
         return found
     from kiwi.training.latents import compute_cache
 
-    return compute_cache(configuration, task)
+    computed = compute_cache(configuration, task)
+    assert computed is not None  # one process computes all chunks
+    return computed
 
 
 def train_stage(configuration: RunConfiguration, name: str, task: TaskRun) -> dict[str, Any]:

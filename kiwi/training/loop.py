@@ -2,161 +2,324 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from kiwi.configuration import StageSettings
+from kiwi.configuration import StageSettings, TrainerSettings
 from kiwi.model.editor import KiwiEditModel
-from kiwi.model.flow import noised, training_sigmas
+from kiwi.model.inputs import frames_to_tensor
 from kiwi.tracking import TaskRun
+from kiwi.training.averaging import Averaged
+from kiwi.training.checkpoints import Checkpoints
 from kiwi.training.errors import TrainingError
-from kiwi.training.mixture import Batch, Mixture, training_noise
+from kiwi.training.loader import Loader, Piece, Ready, loading
+from kiwi.training.loss import edit_weights, flow_matching_loss, losses
+from kiwi.training.metrics import Window, band_sums
+from kiwi.training.mixture import Batch, Mixture
+from kiwi.training.operations import OperationsByShape, counting, peak_tflops
 from kiwi.training.optimizers import Optimizers, schedule
+from kiwi.training.parallelize import precision
+from kiwi.training.preemption import Notice, Preempted, notice_of_sigterm
+from kiwi.training.ranks import Ranks, whole
 
-GRADIENT_CLIP = 1.0
-MOST_CHANGE = 8.0
-LOG_EVERY = 10
-STATE = "state.safetensors"
+__all__ = ["Progress", "edit_weights", "flow_matching_loss", "train"]
+
+PROFILED = (3, 6)  # steps of this process that a trace covers
+TRACE = "trace.json"
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 @dataclass
 class Progress:
-    """What a stage has done: steps, seconds spent training, and the loss of each step."""
+    """What a stage has done: steps, samples, seconds spent training, and the loss of each step."""
 
     step: int = 0
+    samples: int = 0
     seconds: float = 0.0
     losses: list[tuple[int, float, str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Run:
+    """Everything that the steps of a stage work with."""
+
+    model: KiwiEditModel
+    stage: StageSettings
+    trainer: TrainerSettings
+    ranks: Ranks
+    device: torch.device
+    optimizers: Optimizers
+    average: Averaged | None
+    operations: OperationsByShape
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that resuming needs, under its name in a checkpoint; none is copied."""
+        tensors = {f"model.{name}": parameter.detach() for name, parameter in self.optimizers.named.items()}
+        tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value for name, value in self.average.tensors.items()}
+        return tensors
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the one synchronisation of a step brings: sums over all ranks."""
+
+    loss: float
+    norm: float
+    bands: list[float]
+    stop: bool
+    written: bool
+
+
 def train(
-    model: KiwiEditModel, mixture: Mixture, stage: StageSettings, seed: int, folder: Path, task: TaskRun
-) -> Progress:
-    """Trains `model` in place for the stage's steps, from the checkpoint in `folder` if there is one.
+    model: KiwiEditModel, mixture: Mixture, stage: StageSettings, seed: int, folder: Path, task: TaskRun, *,
+    trainer: TrainerSettings | None = None, ranks: Ranks | None = None, device: torch.device | None = None,
+    edit_samples: Callable[[int], None] | None = None,
+) -> Progress:  # fmt: skip
+    """Trains `model` in place for the stage's steps, from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        model: parallelized already, where it is to be.
+        folder: of the stage; its checkpoints stay there until the caller has kept the result.
+        edit_samples: called with the step, every `trainer.samples_every` steps, by all ranks.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite (the message names the samples of the step), or a
-            damaged state to resume from.
+        Preempted: SIGTERM; the state was saved.
+        TrainingError: a loss or gradient that is not finite (the message names the samples), a damaged or foreign
+            checkpoint, a disk that refuses one, or too little memory.
     """
+    trainer, ranks, device = trainer or TrainerSettings(), ranks or Ranks(), device or torch.device("cpu")
     optimizers = Optimizers(model, stage)
-    steps = mixture.steps()
-    plan = mixture.plan(steps)
-    progress = _resumed(model, optimizers, folder)
+    average = Averaged(optimizers.named.items(), stage.ema) if stage.ema else None
+    run = Run(model, stage, trainer, ranks, device, optimizers, average, OperationsByShape())
+    checkpoints = Checkpoints(folder, ranks, trainer.keep)
+    progress = _resumed(run, checkpoints)
     if progress.step:
         task.note(f"resumed at step {progress.step}")
     model.train()
-    began, before = time.monotonic(), progress.seconds
-    for step in range(progress.step, steps):
-        kind, place, drawn = plan[step]
-        batch = mixture.batch(kind, place, drawn)
-        loss = flow_matching_loss(model, batch, (seed, 3, step), stage.edit_weight)
-        value = loss.item()
-        if not torch.isfinite(loss):
-            raise _not_finite("loss", step, value, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(optimizers.parameters, GRADIENT_CLIP)
-        if not torch.isfinite(norm):
-            raise _not_finite("gradient", step, float(norm), batch)
-        optimizers.step(schedule(step, steps, stage.warmup_share, stage.decay_to))
-        progress.losses.append((step, round(value, 6), kind))
-        progress.step = step + 1
-        progress.seconds = before + time.monotonic() - began
-        if progress.step % LOG_EVERY == 0 or progress.step == steps:
-            _log(task, progress, steps, stage.batch_size, float(norm))
-        if progress.step % stage.checkpoint_every == 0 and progress.step < steps:
-            _save(model, optimizers, progress, folder)
+    steps = mixture.steps()
+    with ExitStack() as stack:
+        notice = stack.enter_context(notice_of_sigterm())
+        loader = stack.enter_context(
+            loading(mixture, mixture.plan(steps), progress.step, seed, ranks, parts=stage.accumulate,
+                    ahead=trainer.prefetch)
+        )  # fmt: skip
+        stack.enter_context(_whole_checkpoint(checkpoints, ranks))
+        _steps(run, loader, steps, progress, checkpoints, notice, task, folder, edit_samples)
+    if average is not None:
+        average.apply()
     return progress
 
 
-def _not_finite(what: str, step: int, value: float, batch: Batch) -> TrainingError:
+def _steps(
+    run: Run, loader: Loader, steps: int, progress: Progress, checkpoints: Checkpoints, notice: Notice,
+    task: TaskRun, folder: Path, edit_samples: Callable[[int], None] | None,
+) -> None:  # fmt: skip
+    stage, trainer = run.stage, run.trainer
+    peak = peak_tflops(trainer.peak_tflops, run.device)
+    window, waited, first = Window(), 0.0, progress.step
+    began, before = time.monotonic(), progress.seconds
+    logged = began
+    with _tracing(run, folder, first, steps) as traced:
+        for ready in loader:
+            step, kind = ready.step, ready.pieces[0].batch.kind
+            told = _step(run, ready, steps, notice, checkpoints)
+            if told.written:
+                checkpoints.commit()
+            progress.losses.append((step, round(told.loss, 6), kind))
+            progress.step, progress.samples = step + 1, progress.samples + ready.size
+            now = time.monotonic()
+            progress.seconds = before + now - began
+            window.add(kind, told.loss, told.bands, ready.size, ready.tokens, run.operations.of(_shape(ready)))
+            traced()
+            if progress.step % trainer.log_every == 0 or progress.step == steps:
+                window.seconds, window.waited = now - logged, loader.waited - waited
+                _log(task, window, progress, steps, told.norm, peak)
+                window, waited, logged = Window(), loader.waited, now
+            if told.stop and progress.step < steps:
+                checkpoints.save(progress.step, run.state(), _said(progress), wait=True)
+                raise Preempted(
+                    f"stopped at step {progress.step} of {steps} as asked, and saved", "the same command resumes"
+                )
+            if progress.step % stage.checkpoint_every == 0 and progress.step < steps:
+                checkpoints.save(progress.step, run.state(), _said(progress), wait=not trainer.asynchronous)
+            if edit_samples is not None and trainer.samples_every and progress.step % trainer.samples_every == 0:
+                edit_samples(progress.step)
+                run.model.train()
+    checkpoints.finish()
+
+
+def _step(run: Run, ready: Ready, steps: int, notice: Notice, checkpoints: Checkpoints) -> Told:
+    """One optimiser step: forward and backward of each piece, clipping, one synchronisation, the update."""
+    shape = _shape(ready)
+    unknown = not run.operations.known(shape)
+    with _memory_told(run.stage):
+        with _counted(run, shape) if unknown else nullcontext():
+            sums = [_forward_backward(run, piece) for piece in ready.pieces]
+        norm = torch.nn.utils.clip_grad_norm_(run.optimizers.parameters, run.stage.gradient_clip)
+    told = _synchronised(run, sums, whole(norm).detach(), notice, checkpoints)
+    if not (_finite(told.loss) and _finite(told.norm)):
+        raise _not_finite(run, ready, told, [each[2] for each in sums])
+    run.optimizers.step(schedule(ready.step, steps, run.stage.warmup_share, run.stage.decay_to))
+    if run.average is not None:
+        run.average.update(ready.step)
+    return told
+
+
+def _forward_backward(run: Run, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
+    """(share of the loss, band sums, the samples' losses) of one piece; gradients are added to."""
+    batch = _with_references(run, piece.batch.to(run.device))
+    noise, levels = piece.noise.to(run.device), piece.levels.to(run.device)
+    with precision(run.trainer, run.device):
+        found = losses(run.model, batch, noise, levels, run.stage)
+    weight = piece.share / run.stage.accumulate
+    loss = found.loss if weight == 1 else found.loss * weight
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach() / run.ranks.world, band_sums(found.by_sample, found.sigma), found.by_sample
+
+
+@torch.no_grad()
+def _with_references(run: Run, batch: Batch) -> Batch:
+    """Encodes references that were varied in this draw, and so are not in the cache."""
+    if batch.reference_pixels is None:
+        return batch
+    codec: Any = run.model.codec
+    encoded = codec.encode(frames_to_tensor(batch.reference_pixels[:, None].numpy()).to(run.device))
+    return replace(batch, reference=encoded.to(run.device), reference_pixels=None)
+
+
+def _synchronised(
+    run: Run, sums: list[tuple[Tensor, Tensor, Tensor]], norm: Tensor, notice: Notice, checkpoints: Checkpoints
+) -> Told:
+    loss = torch.stack([each[0] for each in sums]).double().sum() if len(sums) > 1 else sums[0][0].double()
+    bands = torch.stack([each[1] for each in sums]).sum(dim=0)
+    flags = torch.tensor([float(notice.given), float(checkpoints.written)], dtype=torch.float64).to(loss.device)
+    every = [loss[None], bands, flags, norm.double()[None] / run.ranks.world]
+    values: list[float] = run.ranks.sum(torch.cat(every)).tolist()
+    stop, written, clipped = values[-3:]
+    return Told(values[0], clipped, values[1:-3], stop > 0, written == run.ranks.world)
+
+
+def _shape(ready: Ready) -> tuple[Any, ...]:
+    return tuple((piece.batch.kind, *piece.batch.target.shape, piece.batch.vision.shape[1]) for piece in ready.pieces)
+
+
+@contextmanager
+def _counted(run: Run, shape: tuple[Any, ...]) -> Iterator[None]:
+    """Counts the operations of the first step of a shape; compiled blocks run uncompiled in it."""
+    stance = torch.compiler.set_stance("force_eager") if run.trainer.compile else nullcontext()
+    with stance, counting(run.model) as counted:
+        yield
+    run.operations.learn(shape, counted.total)
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _not_finite(run: Run, ready: Ready, told: Told, by_sample: list[Tensor]) -> TrainingError:
+    """Names the samples whose own losses are not finite; all of the step where it is the gradient alone."""
+    every = [iid for piece in ready.pieces for iid in piece.batch.iids]
+    broken = [
+        iid
+        for piece, values in zip(ready.pieces, by_sample, strict=True)
+        for iid, value in zip(piece.batch.iids, values.tolist(), strict=True)
+        if not _finite(value)
+    ]
+    what, value = ("loss", told.loss) if not _finite(told.loss) else ("gradient", told.norm)
+    named = _gathered(broken if what == "loss" else every, run.ranks) or _gathered(every, run.ranks)
     return TrainingError(
-        f"the {what} of step {step} is {value}; its samples: {', '.join(batch.iids)}",
+        f"the {what} of step {ready.step} is {value}; its samples: {', '.join(named)}",
         "look at these samples, or lower the learning rate",
     )
 
 
-def flow_matching_loss(
-    model: KiwiEditModel, batch: Batch, seed: tuple[int, ...], edit_weight: float = 0.0
-) -> torch.Tensor:
-    """Mean squared error of the velocity over a batch (paper, equation 2), in float32.
+def _gathered(iids: list[str], ranks: Ranks) -> list[str]:
+    if not ranks.several:
+        return iids
+    found: list[list[str]] = [[] for _ in range(ranks.world)]
+    torch.distributed.all_gather_object(found, iids)
+    return [iid for own in found for iid in own]
 
-    With an `edit_weight`, places where source and target differ count more; the minimum stays where it was, since
-    each place is still fitted by its own squared error.
+
+@contextmanager
+def _memory_told(stage: StageSettings) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not any(said in str(error).lower() for said in OUT_OF_MEMORY):
+            raise
+        lines = str(error).strip().splitlines()
+        batch = f"batch_tokens={stage.batch_tokens}" if stage.batch_tokens else f"batch_size={stage.batch_size}"
+        raise TrainingError(
+            f"out of memory in stage {stage.name} ({batch}, accumulate={stage.accumulate}): {lines[0]}",
+            f"--set trainer.recompute=full, raise stages.{stage.name}.accumulate, "
+            f"or lower stages.{stage.name}.{batch.partition('=')[0]} or its size",
+        ) from error
+
+
+@contextmanager
+def _whole_checkpoint(checkpoints: Checkpoints, ranks: Ranks) -> Iterator[None]:
+    """Where training ends early, a checkpoint that is being written is finished first; several ranks cannot agree
+    on that any more, and leave it uncommitted.
     """
-    noise, levels = training_noise(batch.target.shape, seed)
-    sigma = training_sigmas()[levels]
-    context = model.context_encoder(batch.prompts, batch.vision, batch.reference_vision)
-    velocity = model(noised(batch.target, noise, sigma), sigma, context, batch.source, batch.reference)
-    error = (velocity - (noise - batch.target)).square()
-    if edit_weight:
-        error = error * edit_weights(batch.source, batch.target, edit_weight)
-    return cast(torch.Tensor, error.mean())
+    try:
+        yield
+    except BaseException:
+        if not ranks.several:
+            checkpoints.finish()
+        raise
 
 
-def edit_weights(source: torch.Tensor, target: torch.Tensor, strength: float) -> torch.Tensor:
-    """Weights of mean 1 a sample over latent places: 1 + strength · (change there over its mean, at most 8).
+@contextmanager
+def _tracing(run: Run, folder: Path, first: int, steps: int) -> Iterator[Callable[[], None]]:
+    """Writes a trace of a few steps, if asked for; what it yields is called after each step."""
+    if not (run.trainer.profile and run.ranks.first):
+        yield lambda: None
+        return
+    begin, end = PROFILED
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = torch.profiler.schedule(wait=begin - 1, warmup=1, active=max(1, min(end, steps - first) - begin), repeat=1)
 
-    Args:
-        source, target: latents [B, C, F, h, w].
+    def keep(profiler: Any) -> None:
+        profiler.export_chrome_trace(str(folder / TRACE))
 
-    Returns:
-        [B, 1, F, h, w].
-    """
-    change = (target - source).abs().mean(dim=1, keepdim=True)
-    share = change / (change.mean(dim=(2, 3, 4), keepdim=True) + 1e-6)
-    weights = 1 + strength * share.clamp(max=MOST_CHANGE)
-    return weights / weights.mean(dim=(2, 3, 4), keepdim=True)
+    with torch.profiler.profile(schedule=plan, on_trace_ready=keep) as profiler:
+        yield profiler.step
 
 
-def _log(task: TaskRun, progress: Progress, steps: int, batch_size: int, norm: float) -> None:
-    recent = progress.losses[-LOG_EVERY:]
-    figures = {"loss": sum(loss for _, loss, _ in recent) / len(recent), "gradient_norm": norm}
-    for kind in sorted({kind for _, _, kind in recent}):
-        own = [loss for _, loss, of in recent if of == kind]
-        figures[f"loss_{kind}"] = sum(own) / len(own)
-    figures["samples_per_second"] = progress.step * batch_size / max(progress.seconds, 1e-9)
+def _log(task: TaskRun, window: Window, progress: Progress, steps: int, norm: float, peak: float | None) -> None:
+    figures = window.figures(norm, peak)
     task.metrics(figures, step=progress.step)
     task.progress(progress.step, steps, "steps", f"loss {figures['loss']:.3f}")
 
 
-def _save(model: KiwiEditModel, optimizers: Optimizers, progress: Progress, folder: Path) -> None:
-    """Everything that resuming needs, in one file that appears whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"optimizer.{name}": value for name, value in optimizers.tensors().items()}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            tensors[f"model.{name}"] = parameter.detach()
-    said = {"step": progress.step, "seconds": progress.seconds, "losses": progress.losses}
-    temporary = folder / f".{STATE}.{os.getpid()}.tmp"
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"progress": json.dumps(said)}
-    )
-    os.replace(temporary, folder / STATE)
+def _said(progress: Progress) -> dict[str, Any]:
+    return {
+        "step": progress.step,
+        "samples": progress.samples,
+        "seconds": progress.seconds,
+        "losses": progress.losses[:],
+    }
 
 
-def _resumed(model: KiwiEditModel, optimizers: Optimizers, folder: Path) -> Progress:
-    path = folder / STATE
-    if not path.is_file():
+def _resumed(run: Run, checkpoints: Checkpoints) -> Progress:
+    stored = checkpoints.latest()
+    if stored is None:
         return Progress()
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = json.loads(file.metadata()["progress"])
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path} cannot be resumed from: {error}", "delete it to train the stage anew") from error
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if name.startswith("model."):
-                parameters[name.removeprefix("model.")].copy_(tensor)
-    optimizers.load({k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")})
-    return Progress(said["step"], said["seconds"], [(step, loss, kind) for step, loss, kind in said["losses"]])
+    run.optimizers.blank(name.removeprefix("optimizer.") for name in stored.shapes if name.startswith("optimizer."))
+    tensors = run.state()
+    stored.check(tensors)
+    stored.fill(tensors)
+    said = stored.said
+    return Progress(
+        said["step"], said["samples"], said["seconds"], [(step, loss, kind) for step, loss, kind in said["losses"]]
+    )

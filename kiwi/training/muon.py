@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kiwi.training.ranks import is_sharded, whole
+
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 ITERATIONS = 5
 
@@ -51,9 +53,10 @@ class Muon(torch.optim.Optimizer):
                     aheads[matrix.shape].append(gradient.lerp(state["momentum"], group["momentum"]))
                     shapes[matrix.shape].append(matrix)
             for shape, matrices in shapes.items():
-                updates = orthogonalised(torch.stack(aheads[shape])) * max(1.0, shape[0] / shape[1]) ** 0.5
+                stacked = torch.stack([whole(ahead) for ahead in aheads[shape]])
+                updates = orthogonalised(stacked) * max(1.0, shape[0] / shape[1]) ** 0.5
                 for matrix, update in zip(matrices, updates, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(_as(matrix, update), alpha=-group["lr"])
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
@@ -66,3 +69,13 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=second, alpha=third), x, beta=first)
     return x.mT if tall else x
+
+
+def _as(matrix: Tensor, update: Tensor) -> Tensor:
+    """An update that every rank has in full, sharded as the matrix is; nothing is sent."""
+    if not is_sharded(matrix):
+        return update
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(matrix, DTensor)
+    return distribute_tensor(update, matrix.device_mesh, matrix.placements, src_data_rank=None)

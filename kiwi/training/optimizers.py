@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from kiwi.configuration import StageSettings
 from kiwi.errors import UsageError
 from kiwi.model.editor import KiwiEditModel
+from kiwi.training.adamw import LeanAdamW
 from kiwi.training.muon import Muon
 
 BETAS = (0.9, 0.99)
@@ -28,22 +28,21 @@ class Optimizers:
     """The optimisers of one stage, stepped together; learning rates are shares of each group's own peak."""
 
     def __init__(self, model: KiwiEditModel, stage: StageSettings) -> None:
-        chosen = trainable(model, stage.trainable)
-        model.requires_grad_(False)
-        for _, parameter in chosen:
-            parameter.requires_grad_(True)
-        self.parameters = [parameter for _, parameter in chosen]
-        matrices = [p for name, p in chosen if stage.optimizer == "muon" and _is_block_matrix(name, p)]
+        self.named = dict(freeze_all_but(model, stage.trainable))
+        self.parameters = list(self.named.values())
+        matrices = [p for name, p in self.named.items() if stage.optimizer == "muon" and _is_block_matrix(name, p)]
         taken = {id(parameter) for parameter in matrices}
-        language = [p for name, p in chosen if name.startswith("context_encoder.")]
-        rest = [p for name, p in chosen if not name.startswith("context_encoder.") and id(p) not in taken]
+        language = [p for name, p in self.named.items() if name.startswith("context_encoder.")]
+        rest = [p for name, p in self.named.items() if not name.startswith("context_encoder.") and id(p) not in taken]
         groups = [
             {"params": group, "lr": rate}
             for group, rate in ((rest, stage.learning_rate), (language, stage.mllm_learning_rate))
             if group
         ]
         self._all: list[torch.optim.Optimizer] = []
-        if groups:
+        if groups and stage.moments == "bfloat16":
+            self._all.append(LeanAdamW(groups, betas=BETAS, weight_decay=WEIGHT_DECAY))
+        elif groups:
             self._all.append(torch.optim.AdamW(groups, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True))
         if matrices:
             self._all.append(Muon(matrices, lr=stage.muon_learning_rate, weight_decay=WEIGHT_DECAY))
@@ -58,24 +57,44 @@ class Optimizers:
             optimizer.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as named tensors, for safetensors."""
+        """The state as named tensors: `PARAMETER/STATE`. They are the optimisers' own, no copies."""
+        names = {id(parameter): name for name, parameter in self.named.items()}
         return {
-            f"{number}.{index}.{name}": value if value.dim() else value.reshape(1)
-            for number, optimizer in enumerate(self._all)
-            for index, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()
+            f"{names[id(parameter)]}/{key}": value
+            for optimizer in self._all
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
         }
+
+    def blank(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Makes the state that `keys` (of `tensors`) name, of zeros and sharded as the parameters, to be filled."""
+        owners = {
+            id(p): optimizer for optimizer in self._all for group in optimizer.param_groups for p in group["params"]
+        }
+        for key in keys:
+            name, _, what = key.rpartition("/")
+            if name in self.named:
+                parameter = self.named[name]
+                optimizer = owners[id(parameter)]
+                kind = torch.bfloat16 if isinstance(optimizer, LeanAdamW) else parameter.dtype
+                fresh = torch.zeros(()) if what == "step" else torch.zeros_like(parameter, dtype=kind).detach()
+                optimizer.state[parameter][what] = fresh
+        return self.tensors()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Takes up what `tensors` gave."""
-        for number, optimizer in enumerate(self._all):
-            said: dict[str, Any] = optimizer.state_dict()
-            for key, value in tensors.items():
-                owner, index, name = key.split(".", 2)
-                if int(owner) == number:
-                    state = said["state"].setdefault(int(index), {})
-                    state[name] = value.reshape(()) if name == "step" else value
-            optimizer.load_state_dict(said)
+        with torch.no_grad():
+            for key, value in self.blank(tensors).items():
+                value.copy_(tensors[key])
+
+
+def freeze_all_but(model: KiwiEditModel, parts: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:
+    """Lets only `parts` take gradients; returns them. Before a model is sharded, and after, it names the same."""
+    chosen = trainable(model, parts)
+    model.requires_grad_(False)
+    for _, parameter in chosen:
+        parameter.requires_grad_(True)
+    return chosen
 
 
 def trainable(model: KiwiEditModel, parts: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -20,24 +21,30 @@ from kiwi.model.codec import TransformCodec
 from kiwi.model.inputs import frames_to_tensor
 from kiwi.tracking import silent
 from kiwi.training import cache_latents, latents
+from kiwi.training.buckets import read_buckets
 from kiwi.training.errors import TrainingError
-from kiwi.workspace import read_json
+from kiwi.workspace import read_json, write_json
 
 Configured = Callable[..., RunConfiguration]
 Publish = Callable[..., dict[str, Any]]
 
 
 def buckets(cache: Path) -> dict[str, dict[str, Any]]:
-    return {bucket["file"]: bucket for bucket in read_json(cache / "cache.json")["buckets"]}
+    """By file, for a dataset of one chunk: what the chunk's record says of it."""
+    return {part["file"]: part for part in read_json(cache / "chunks" / "00000.json")["parts"]}
+
+
+def named(kind: str, size: str, chunk: int = 0) -> str:
+    return f"{kind}-{size}.{chunk:05d}.safetensors"
 
 
 def test_a_dataset_gives_samples_of_every_kind_in_buckets_of_one_shape(cache: Path) -> None:
     found = buckets(cache)
     assert {name: bucket["samples"] for name, bucket in found.items()} == {
-        "image-1x32x32.safetensors": 5,
-        "video-5x24x48.safetensors": 2,
-        "video-5x32x32.safetensors": 2 + 4 + 1 + 3,  # two, a long one's windows, quadruplets that need no reference
-        "reference-5x32x32.safetensors": 3 + 3,  # three, and three windows of one
+        named("image", "1x32x32"): 5,
+        named("video", "5x24x48"): 2,
+        named("video", "5x32x32"): 2 + 4 + 1 + 3,  # two, a long one's windows, quadruplets that need no reference
+        named("reference", "5x32x32-56x56"): 3 + 3,  # three, and three windows of one
     }
     assert all(len(bucket["rows"]) == bucket["samples"] for bucket in found.values())
 
@@ -58,7 +65,7 @@ def test_a_bucket_holds_the_tensors_that_its_kind_trains_on(cache: Path) -> None
 def test_latents_are_those_of_the_rows_own_clips(workspace: Path, cache: Path) -> None:
     dataset = workspace / "dataset"
     rows = {row["iid"]: row for row in read_rows(dataset).to_dicts()}
-    name = "image-1x32x32.safetensors"
+    name = named("image", "1x32x32")
     tensors = load_file(cache / name)
     for place, (iid, prompt) in enumerate(buckets(cache)[name]["rows"]):
         assert prompt == rows[iid]["prompt"]
@@ -69,7 +76,7 @@ def test_latents_are_those_of_the_rows_own_clips(workspace: Path, cache: Path) -
 
 
 def test_windows_of_a_long_clip_are_different_parts_of_it(workspace: Path, cache: Path) -> None:
-    name = "video-5x32x32.safetensors"
+    name = named("video", "5x32x32")
     iids = [iid for iid, _ in buckets(cache)[name]["rows"]]
     (longest, count), *_ = Counter(iids).most_common(1)
     row = read_rows(workspace / "dataset").filter(pl.col("iid") == longest).to_dicts()[0]
@@ -98,12 +105,12 @@ def test_first_frames_serve_as_images_where_the_dataset_has_none(
     result = cache_latents(configured(tmp_path), silent())
     assert result["samples"] == {"image": 5 + 2, "video": 12, "reference": 6}  # none of those that need a reference
     found = buckets(Path(result["path"]))
-    iids = [iid for name in ("image-1x32x32", "image-1x24x48") for iid, _ in found[f"{name}.safetensors"]["rows"]]
+    iids = [iid for size in ("1x32x32", "1x24x48") for iid, _ in found[named("image", size)]["rows"]]
     rows = read_rows(tmp_path / "dataset").filter(~pl.col("needs_reference"))
     assert sorted(iids) == sorted(rows["iid"])
-    place = [iid for iid, _ in found["image-1x32x32.safetensors"]["rows"]].index(rows["iid"][0])
+    place = [iid for iid, _ in found[named("image", "1x32x32")]["rows"]].index(rows["iid"][0])
     clip = decode(open_media(tmp_path / "dataset", rows["tgt_video"][0])).frames[:1]
-    cached = load_file(Path(result["path"]) / "image-1x32x32.safetensors")["target"][place].float()
+    cached = load_file(Path(result["path"]) / named("image", "1x32x32"))["target"][place].float()
     assert torch.allclose(cached, TransformCodec().encode(frames_to_tensor(clip[None]))[0], atol=0.01, rtol=0.01)
 
 
@@ -119,17 +126,103 @@ def test_a_finished_cache_is_found_again_and_another_dataset_has_another(
     assert cache_latents(configured(tmp_path), silent())["key"] != again["key"]
 
 
-def test_a_cache_that_was_cut_short_is_computed_again(
-    tmp_path: Path, configured: Configured, publish: Publish, recorded: Any
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of three rows, so that a small dataset has several."""
+    monkeypatch.setattr(latents, "CHUNK_ROWS", (1, 3))
+
+
+def contents(cache: Path) -> dict[str, Any]:
+    """What a cache holds, however it was cut: (iid, tensors) of each sample by kind and shape."""
+    found = {}
+    for bucket in read_buckets(cache, {"image", "video", "reference"}):
+        name = (bucket.kind, bucket.frames, bucket.height, bucket.width)
+        found[name] = (bucket.rows, bucket.take(list(range(len(bucket.rows)))))
+    return found
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        rows == other[name][0] and all(torch.equal(tensors[key], other[name][1][key]) for key in tensors)
+        for name, (rows, tensors) in one.items()
+    )
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_killed_cache_resumes_with_the_chunks_that_it_lacks(
+    tmp_path: Path, workspace: Path, cache: Path, configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(tmp_path, "images")
-    first = cache_latents(configured(tmp_path), silent())
-    before = load_file(Path(first["path"]) / "image-1x32x32.safetensors")
-    (Path(first["path"]) / "cache.json").unlink()  # it is written last
-    assert cache_latents(configured(tmp_path), recorded) == first
-    assert "reused" not in recorded.notes
-    after = load_file(Path(first["path"]) / "image-1x32x32.safetensors")
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    shutil.copytree(workspace / "dataset", tmp_path / "dataset")
+    shutil.copy(workspace / "dataset.json", tmp_path)
+    original, written = latents._write_chunk, []
+
+    def write(folder: Path, number: int, *rest: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(number)
+        original(folder, number, *rest)
+
+    monkeypatch.setattr(latents, "_write_chunk", write)
+    with pytest.raises(KeyboardInterrupt):
+        cache_latents(configured(tmp_path), silent())
+    written.clear()
+    monkeypatch.setattr(latents, "_write_chunk", lambda folder, number, *rest: (
+        written.append(number), original(folder, number, *rest)))  # fmt: skip
+    result = cache_latents(configured(tmp_path), silent())
+    assert written == [2, 3, 4]
+    assert same(contents(Path(result["path"])), contents(cache))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_processes_that_share_the_chunks_make_the_cache_of_one(
+    tmp_path: Path, workspace: Path, cache: Path, configured: Configured
+) -> None:
+    shutil.copytree(workspace / "dataset", tmp_path / "dataset")
+    shutil.copy(workspace / "dataset.json", tmp_path)
+    configuration = configured(tmp_path)
+    assert latents.compute_cache(configuration, silent(), (1, 2)) is None
+    result = latents.compute_cache(configuration, silent(), (0, 2))
+    assert result is not None
+    assert same(contents(Path(result["path"])), contents(cache))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_chunk_of_another_encoder_or_with_a_lost_file_is_made_again(
+    tmp_path: Path, configured: Configured, publish: Publish
+) -> None:
+    publish(tmp_path, "images", "quadruplets")
+    folder = Path(cache_latents(configured(tmp_path), silent())["path"])
+    whole = contents(folder)
+    (folder / "cache.json").unlink()
+    foreign = read_json(folder / "chunks" / "00000.json")
+    write_json(folder / "chunks" / "00000.json", {**foreign, "encoder": "another"})
+    lost = read_json(folder / "chunks" / "00001.json")["parts"][0]["file"]
+    (folder / lost).unlink()
+    assert same(contents(Path(cache_latents(configured(tmp_path), silent())["path"])), whole)
+
+
+@pytest.mark.parametrize("what", ["dataset", "encoder"])
+def test_a_cache_of_another_dataset_or_encoder_is_refused(cache: Path, what: str) -> None:
+    with pytest.raises(TrainingError, match=f"made of another {what}") as error:
+        read_buckets(cache, {"image"}, **{what: "0" * 64})
+    assert str(cache) in error.value.message
+
+
+def test_stages_of_other_sizes_have_caches_of_their_own(
+    tmp_path: Path, configured: Configured, publish: Publish, staged: Callable[..., Any]
+) -> None:
+    publish(tmp_path, "images", "videos")
+    stages = (
+        staged("first", mix={"image": 1.0}, size=16, frames=1),
+        staged("second", mix={"video": 1.0, "image": 0.0}, size=16),
+        staged("third"),
+    )
+    result = cache_latents(configured(tmp_path, *stages), silent())
+    alone = cache_latents(configured(tmp_path, stages[2]), silent())
+    assert [set(view["samples"]) for view in result["views"]] == [{"image"}, {"video"}, {"image", "video"}]
+    assert result["views"][2]["key"] == alone["key"]  # the model's own size is shared by all curricula
+    shapes = [name for view in result["views"][:2] for name in contents(Path(view["path"]))]
+    assert shapes == [("image", 1, 8, 24), ("image", 1, 16, 16), ("video", 5, 8, 24), ("video", 5, 16, 16)]
 
 
 def test_a_dataset_with_nothing_to_train_on_is_one_clear_line(

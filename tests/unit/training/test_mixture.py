@@ -67,7 +67,7 @@ def test_an_epoch_visits_every_sample_once(mixture: Callable[..., Mixture], size
     drawing = mixture(mix={"video": 1.0}, batch_size=size)
     for place, bucket in enumerate(drawing.buckets["video"]):
         count = len(bucket.rows)
-        sources = bucket.tensors["source"].float()
+        sources = bucket.take(list(range(count)))["source"].float()
         drawn: list[int] = []
         for before in range(3 * count):  # three batches' worth of epochs and more
             batch = drawing.batch("video", place, before)
@@ -150,25 +150,29 @@ def test_passes_over_the_data_bound_the_steps(mixture: Callable[..., Mixture]) -
     assert mixture(steps=1000, mix={"image": 1.0}, batch_size=16, max_epochs=0.1).steps() == 1
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "foreign", "short"])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "foreign", "short", "flipped"])
 def test_a_damaged_cache_is_one_clear_line(
     mixture: Callable[..., Mixture], cache: Path, tmp_path: Path, damage: str
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(cache, broken)
-    file = broken / "image-1x32x32.safetensors"
+    file = broken / "image-1x32x32.00000.safetensors"
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:-100])
     elif damage == "missing":
         file.unlink()
     elif damage == "foreign":
         file.write_bytes(b"no tensors here")
+    elif damage == "short":
+        said = json.loads((broken / "chunks" / "00000.json").read_text())
+        said["parts"][0]["rows"].append(["one", "more"])
+        (broken / "chunks" / "00000.json").write_text(json.dumps(said))
     else:
-        said = json.loads((broken / "cache.json").read_text())
-        said["buckets"][0]["rows"].append(["one", "more"])
-        (broken / "cache.json").write_text(json.dumps(said))
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.write_bytes(content)
     with pytest.raises(TrainingError, match="the latent cache is damaged") as error:
-        mixture(folder=broken)
+        mixture(folder=broken, mix={"image": 1.0}, batch_size=5).batch("image", 0, 0)
     assert str(file) in error.value.message
     assert str(broken) in error.value.remedy
 

@@ -14,8 +14,8 @@ from kiwi.configuration import RunConfiguration, StageSettings
 from kiwi.model.checkpoint import load_model
 from kiwi.tracking import silent
 from kiwi.training import checkpoint_folder, train_stage
+from kiwi.training.checkpoints import FOLDER
 from kiwi.training.errors import TrainingError
-from kiwi.training.loop import STATE
 from kiwi.training.results import stage_key
 from kiwi.workspace import read_json
 
@@ -63,7 +63,7 @@ def test_a_stage_leaves_a_model_its_card_and_its_result_and_no_state(trained: Ru
     assert (result["steps"], result["samples"], result["start"]) == (4, 16, "random weights")
     assert [step for step, _, _ in result["losses"]] == [0, 1, 2, 3]
     assert {kind for _, _, kind in result["losses"]} == {"image"}
-    assert not (folder.parent / STATE).exists()
+    assert not (folder.parent / FOLDER).exists()
     card = (folder / "README.md").read_text()
     assert "random" in card
     assert "v1" in card
@@ -101,18 +101,19 @@ def test_a_killed_stage_resumes_from_its_checkpoint_to_the_same_losses(
 
     shutil.copytree(workspace, tmp_path / "run")
     configuration = configured(tmp_path / "run", *stages)
-    original = loop.flow_matching_loss
+    original, steps = loop.losses, []
 
-    def killed(model: Any, batch: Any, seed: tuple[int, ...], *weights: float) -> torch.Tensor:
-        if seed[-1] == 3:
+    def killed(*inputs: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 4:
             raise KeyboardInterrupt
-        return original(model, batch, seed, *weights)
+        return original(*inputs)
 
-    monkeypatch.setattr(loop, "flow_matching_loss", killed)
+    monkeypatch.setattr(loop, "losses", killed)
     with pytest.raises(KeyboardInterrupt):
         train_stage(configuration, "first", silent())
     folder = checkpoint_folder(configuration, "first")
-    assert (folder.parent / STATE).is_file()
+    assert [path.parent.name for path in (folder.parent / FOLDER).rglob("index.json")] == ["step-00000003"]
     assert not folder.exists()
     monkeypatch.undo()
     result = train_stage(configuration, "first", recorded)

@@ -1,0 +1,75 @@
+"""The paper's curriculum by two recipes, `paper` and `released`, as stages that can be scaled down.
+
+The rows are data (kiwi/presets/wan.py). Here they become settings of a stage, with the sizes, lengths, buckets and
+augmentation that belong to them, at the size that they name or at a smaller one of the same shape.
+
+Where the two recipes disagree, and what is taken:
+
+- Rates: the paper's text says 2e-5 throughout; the authors' scripts train stages 1 and 2 at 1e-5, stage 3 at 5e-6.
+- Steps: the text names 12K and 10K; the scripts run 30K, 20K for each resolution of stage 2, and 15K.
+- Stage 3's mix of images, videos and references: 2:1:1 in the text, 1:1:1 in the scripts.
+- Stage 3 on references alone ("Ref. data only", 30K steps) is a row of the scripts that the text's table compares with.
+- Stage 1 trains both connectors in the text; the scripts train the query connector alone. Both stages' settings say
+  "connectors": with images there is no reference, so that the second connector has no gradient and stays as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from kiwi.configuration import StageSettings
+from kiwi.presets.wan import GLOBAL_BATCH, RECIPES, REFERENCE_ONLY, Recipe, Stage
+
+REFERENCE_SCALE = (0.7, 1.0)
+TOKENS_A_CLIP = 18_480  # of 81 frames of 704x1280: images fill batches to as many tokens a sample of the batch
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much smaller than the released sizes a curriculum runs.
+
+    Attributes:
+        side: of a frame, as a share of the recipe's.
+        frames: of a clip, at most; 4k + 1.
+        steps: as a share of the recipe's; at least one.
+        batch: samples of a batch.
+        multiple: what sides must be multiples of.
+        batch_tokens: transformer tokens of a batch; None: batches of `batch` samples.
+    """
+
+    side: float = 1.0
+    frames: int = 81
+    steps: float = 1.0
+    batch: int = GLOBAL_BATCH
+    multiple: int = 32
+    batch_tokens: int | None = GLOBAL_BATCH * TOKENS_A_CLIP
+
+
+TINY = Scale(side=1 / 15, frames=9, steps=1 / 5000, batch=4, multiple=8, batch_tokens=None)
+
+
+def recipe_stages(
+    recipe: Recipe, scale: Scale | None = None, *, reference_only: bool = False
+) -> tuple[StageSettings, ...]:
+    """The stages of a recipe; `reference_only` takes the scripts' last stage on references alone.
+
+    Stage 1 trains on single images, stage 2 at two resolutions one after the other, stage 3 with references at random
+    scales on white.
+    """
+    rows = list(RECIPES[recipe])
+    if reference_only:
+        rows[-1] = REFERENCE_ONLY
+    return tuple(_settings(row, scale or Scale()) for row in rows)
+
+
+def _settings(row: Stage, scale: Scale) -> StageSettings:
+    side = max(1, round(math.sqrt(row.pixels) * scale.side / scale.multiple)) * scale.multiple
+    rest: dict[str, Any] = {"reference_scale": REFERENCE_SCALE} if row.mix.get("reference") else {}
+    return StageSettings(
+        name=row.name, steps=max(1, round(row.steps * scale.steps)), batch_size=scale.batch,
+        batch_tokens=scale.batch_tokens, mix=row.mix, size=side, frames=min(row.frames, scale.frames),
+        learning_rate=row.rate, mllm_learning_rate=row.rate, trainable=row.trainable, warmup_share=0.0, decay_to=1.0,
+        weighting="bell", checkpoint_every=500, **rest,
+    )  # fmt: skip
