@@ -1,4 +1,4 @@
-"""`kiwi model`: the registry: list, show, promote, rollback, history; and convert."""
+"""`kiwi model`: the registry: list, show, approve, promote, rollback, history, export; and convert."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 from kiwi.errors import UsageError
 
-app = typer.Typer(help="The model registry: list, show, promote, rollback, history; and convert.", no_args_is_help=True)
+app = typer.Typer(help="The model registry, and converting model folders.", no_args_is_help=True)
 
 WORKDIR = Path("runs/demo")
 Workdir = Annotated[Path, typer.Option(help="The run whose registry is meant.")]
@@ -62,7 +62,9 @@ def show(
 def promote(
     version: Annotated[str, typer.Argument(help="The version or alias to promote.")] = "challenger",
     reason: Reason = "",
-    force: Annotated[bool, typer.Option("--force", help="Also a version that the gate held back.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what the gate held back or was rolled back; approvals still count.")
+    ] = False,
     workdir: Workdir = WORKDIR,
     name: Name = None,
     uri: Uri = None,
@@ -84,13 +86,53 @@ def rollback(reason: Reason = "", workdir: Workdir = WORKDIR, name: Name = None,
 
 
 @app.command()
+def approve(
+    version: Annotated[str, typer.Argument(help="The version or alias to approve.")],
+    person: Annotated[str, typer.Option("--as", help="Who approves.")],
+    reason: Reason = "",
+    workdir: Workdir = WORKDIR,
+    name: Name = None,
+    uri: Uri = None,
+) -> None:
+    """Enters somebody's approval of a version's files; promotion waits for as many as gate.approvals asks for."""
+    from kiwi.registry import approve as approve_version
+    from kiwi.registry import show as show_version
+
+    where = registered(workdir, name, uri)
+    number = show_version(*where, version).version
+    names, required = approve_version(*where, number, who=person, why=reason)
+    print(f"{where[1]} version {number}: {len(names)} of {required} approvals ({', '.join(names)})")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="The folder to write; not there yet, or empty.")],
+    version: Annotated[str, typer.Argument(help="A version or an alias.")] = "champion",
+    workdir: Workdir = WORKDIR,
+    name: Name = None,
+    uri: Uri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a version as a folder for serving: the model, its card, scores, decision, provenance and hashes."""
+    from kiwi.registry import export_model
+
+    done = export_model(*registered(workdir, name, uri), version, out=out)
+    if as_json:
+        print(json.dumps(done.as_dict(), ensure_ascii=False))
+        return
+    print(f"{done.folder}: {done.name} version {done.version}, {done.files} files, {done.bytes / 1e6:.1f} MB, checked")
+    for record in done.missing:
+        print(f"  without {record}: the version's run does not keep it", file=sys.stderr)
+
+
+@app.command()
 def history(workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None, as_json: AsJson = False) -> None:
-    """Who changed an alias, when, why, from what to what; oldest first."""
+    """Who decided, approved or moved an alias, when, why, from what to what; oldest first. Whole with --json."""
     from kiwi.registry import history as read_history
 
     rows = [entry.as_dict() for entry in read_history(*registered(workdir, name, uri))]
     shown = ("at", "action", "version", "champion_before", "champion_after", "who", "why")
-    _print_rows(rows if as_json else [{key: row[key] for key in shown} for row in rows], as_json)
+    _print_rows(rows if as_json else [{key: _brief(row[key]) for key in shown} for row in rows], as_json)
 
 
 @app.command()
@@ -160,6 +202,10 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         view.add_row(*(escape(_text(value)) for value in row.values()))
     Console().print(view)
+
+
+def _brief(value: Any) -> Any:
+    return value if not isinstance(value, str) or len(value) <= 120 else f"{value[:119]}…"
 
 
 def _text(value: Any) -> str:

@@ -1,8 +1,10 @@
 """Registered models: a gate that promotes only what is better, aliases moved one at a time, and their history."""
 
+from kiwi.registry.approvals import NotApproved, NotPromoted
+from kiwi.registry.export import export_model
 from kiwi.registry.gate import Check, Decision, decide_gate
 from kiwi.registry.history import Entry, HistoryUnavailable
-from kiwi.registry.promotion import ChampionChanged, NotPromoted, delete_version, history, promote, rollback
+from kiwi.registry.promotion import ChampionChanged, RolledBack, approve, delete_version, history, promote, rollback
 from kiwi.registry.register import decide, hold_candidate, promote_candidate, register
 from kiwi.registry.versions import (
     ModelVersion,
@@ -22,13 +24,17 @@ __all__ = [
     "Entry",
     "HistoryUnavailable",
     "ModelVersion",
+    "NotApproved",
     "NotPromoted",
     "RegistryError",
+    "RolledBack",
+    "approve",
     "champion",
     "decide",
     "decide_gate",
     "delete_version",
     "download_model",
+    "export_model",
     "history",
     "hold_candidate",
     "list_models",

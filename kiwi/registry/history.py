@@ -1,8 +1,9 @@
 """The append-only history of a registry: who moved which alias when, from what to what, and why.
 
-It is a small SQLite database beside the tracking database, because MLflow keeps none (mlflow/mlflow#2169). A change
-is written down as an intent first, then made in MLflow, then entered in the history in the transaction that removes
-the intent: a crash in between is finished by whoever comes next.
+It is a database of its own, because MLflow keeps none (mlflow/mlflow#2169): SQLite beside a SQLite tracking database,
+PostgreSQL where several machines share a registry. A change is written down as an intent first, then made in MLflow,
+then entered in the history in the transaction that removes the intent: a crash in between is finished by whoever comes
+next.
 """
 
 from __future__ import annotations
@@ -10,39 +11,26 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from kiwi.configuration import digest
-from kiwi.errors import KiwiError
-from kiwi.tracking.server import database_path, locked
+from kiwi.registry.history_database import HistoryDatabase, HistoryUnavailable, registry_address
+from kiwi.tracking.server import database_path
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS history (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, model TEXT NOT NULL, action TEXT NOT NULL,
-  version TEXT NOT NULL, champion_before TEXT, champion_after TEXT, who TEXT NOT NULL, why TEXT NOT NULL,
-  run TEXT NOT NULL, forced INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS history_model ON history (model, id);
-CREATE TABLE IF NOT EXISTS intents (id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, plan TEXT NOT NULL);
-CREATE TRIGGER IF NOT EXISTS history_keeps BEFORE UPDATE ON history
-  BEGIN SELECT RAISE(ABORT, 'the history is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS history_stays BEFORE DELETE ON history
-  BEGIN SELECT RAISE(ABORT, 'the history is append-only'); END;
-"""
-
-
-class HistoryUnavailable(KiwiError):  # noqa: N818
-    """The history database is locked, unreadable or no database; nothing was changed."""
+__all__ = ["Entry", "History", "HistoryUnavailable", "default_who", "history_address", "history_path"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the history. `at` is UTC in ISO 8601; champions are versions as text, None where there was none."""
+    """One line of the history. `at` is UTC in ISO 8601; champions are versions as text, None where there was none;
+    `content` is the digest of the model's files that an approval is for."""
 
     model: str
     action: str
@@ -53,11 +41,21 @@ class Entry:
     why: str
     run: str = ""
     forced: bool = False
+    content: str = ""
     at: str = ""
     id: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def history_address(uri: str) -> sa.URL:
+    """The history's database: KIWI_REGISTRY_URL, else KIWI_HISTORY (a file), else beside MLflow's own database."""
+    if named := os.environ.get("KIWI_REGISTRY_URL", "").strip():
+        return registry_address(named)
+    if not os.environ.get("KIWI_HISTORY") and uri.startswith("postgres"):
+        return registry_address(uri)
+    return sa.URL.create("sqlite", database=str(history_path(uri)))
 
 
 def history_path(uri: str) -> Path:
@@ -79,68 +77,61 @@ def default_who() -> str:
 
 
 class History:
-    """The history database of one registry. Every method is one transaction."""
+    """The history of one registry. Every method is one transaction."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, address: sa.URL) -> None:
+        self.database = HistoryDatabase(address)
+        self._history, self._intents = self.database.tables.history, self.database.tables.intents
+
+    @classmethod
+    def of(cls, uri: str) -> History:
+        """The history that belongs to an MLflow address."""
+        return cls(history_address(uri))
 
     @contextmanager
     def exclusively(self, seconds: float = 180.0) -> Iterator[None]:
-        """Holds the registry for one change at a time, between processes. Raises Locked after `seconds`."""
-        with locked(self.path.with_name(f".{self.path.name}.lock"), seconds):
+        """Holds the registry for one change at a time. Raises Locked after `seconds`."""
+        with self.database.exclusively(seconds):
             yield
+
+    def check_held(self) -> None:
+        """Raises HistoryUnavailable where the registry is no longer held, because the database was lost meanwhile."""
+        self.database.check_held()
 
     def intend(self, model: str, plan: dict[str, Any]) -> int:
         """Writes down what is about to be done; returns its number."""
-        with self._transaction() as connection:
-            said = json.dumps(plan, ensure_ascii=False)
-            row = connection.execute("INSERT INTO intents (model, plan) VALUES (?, ?)", (model, said))
-            return int(row.lastrowid or 0)
+        row = self._intents.insert().values(model=model, plan=json.dumps(plan, ensure_ascii=False))
+        with self.database.transaction() as connection:
+            return _number(connection.execute(row))
 
     def intents(self, model: str) -> list[tuple[int, dict[str, Any]]]:
         """What was intended and never settled, oldest first."""
-        with self._transaction() as connection:
-            rows = connection.execute("SELECT id, plan FROM intents WHERE model = ? ORDER BY id", (model,)).fetchall()
-        return [(int(number), json.loads(plan)) for number, plan in rows]
+        table = self._intents
+        asked = sa.select(table.c.id, table.c.plan).where(table.c.model == model).order_by(table.c.id)
+        with self.database.transaction() as connection:
+            rows = connection.execute(asked).all()
+        return [(int(row.id), json.loads(row.plan)) for row in rows]
 
     def append(self, entry: Entry, intent: int | None = None) -> Entry:
         """Enters one line, and settles its intent in the same transaction."""
-        at = entry.at or datetime.now(UTC).isoformat(timespec="milliseconds")
-        said = {**entry.as_dict(), "at": at}
+        said = entry.as_dict()
+        said["at"] = entry.at or datetime.now(UTC).isoformat(timespec="milliseconds")
         said.pop("id")
-        names = ", ".join(said)
-        marks = ", ".join("?" for _ in said)
-        with self._transaction() as connection:
-            row = connection.execute(f"INSERT INTO history ({names}) VALUES ({marks})", tuple(said.values()))
+        with self.database.transaction() as connection:
+            number = _number(connection.execute(self._history.insert().values(**said)))
             if intent is not None:
-                connection.execute("DELETE FROM intents WHERE id = ?", (intent,))
-            return Entry(**said, id=int(row.lastrowid or 0))
+                connection.execute(self._intents.delete().where(self._intents.c.id == intent))
+        return Entry(**said, id=number)
 
     def entries(self, model: str | None = None) -> list[Entry]:
         """All lines, oldest first."""
-        names = [field.name for field in fields(Entry)]
-        asked, values = ("WHERE model = ?", (model,)) if model else ("", ())
-        with self._transaction() as connection:
-            rows = connection.execute(f"SELECT {', '.join(names)} FROM history {asked} ORDER BY id", values).fetchall()
-        told = [dict(zip(names, row, strict=True)) for row in rows]
-        return [Entry(**{**said, "forced": bool(said["forced"])}) for said in told]
+        table = self._history
+        asked = sa.select(*(table.c[field.name] for field in fields(Entry))).order_by(table.c.id)
+        with self.database.transaction() as connection:
+            rows = connection.execute(asked if model is None else asked.where(table.c.model == model)).mappings().all()
+        return [Entry(**row) for row in rows]
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=10.0, isolation_level=None)) as connection:
-                if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'history_stays'").fetchone():
-                    connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-                connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            raise HistoryUnavailable(
-                f"the registry history {self.path}: {error}",
-                "nothing was changed; make the file writable, or name another with KIWI_HISTORY",
-            ) from error
+
+def _number(inserted: sa.CursorResult[Any]) -> int:
+    key = inserted.inserted_primary_key
+    return int(key[0]) if key else 0

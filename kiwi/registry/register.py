@@ -8,9 +8,10 @@ from typing import Any
 
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError
+from kiwi.registry.approvals import NotApproved, policy_tags
 from kiwi.registry.gate import Decision, decide_gate
 from kiwi.registry.history import Entry, default_who
-from kiwi.registry.promotion import ChampionChanged, Change, changing, promote
+from kiwi.registry.promotion import ChampionChanged, Change, RolledBack, changing, promote
 from kiwi.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -78,7 +79,20 @@ def _upload(configuration: RunConfiguration, folder: Path, scores: dict[str, Any
     with answers(uri):
         client.log_artifacts(run_id, str(folder), "model")
         client.log_dict(run_id, scores, "scores.json")
+        client.log_text(run_id, configuration.canonical(), "configuration.json")
+        for path, place in _edits(configuration, scores):
+            client.log_artifact(run_id, str(path), place)
     return run_id, f"{artifacts.rstrip('/')}/model"
+
+
+def _edits(configuration: RunConfiguration, scores: dict[str, Any]) -> list[tuple[Path, str]]:
+    """The edits of the benchmark's chosen samples, and the list of all edits: (file, folder in MLflow)."""
+    benchmark = Workspace.of(configuration).root / "benchmark"
+    found = [(path, "edits") for path in (benchmark / "edits.json",) if path.is_file()]
+    if key := scores.get("key"):
+        gallery = Workspace.of(configuration).benchmark(str(key)) / "gallery"
+        found += [(path, f"edits/{path.parent.name}") for path in sorted(gallery.glob("*/result.*"))]
+    return found
 
 
 def _tags(configuration: RunConfiguration, folder: Path, key: str, scores: dict[str, Any]) -> dict[str, str]:
@@ -95,6 +109,7 @@ def _tags(configuration: RunConfiguration, folder: Path, key: str, scores: dict[
         "model.digest": folder_digest(folder),
         "model.bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         **_dataset_tags(configuration),
+        **policy_tags(configuration.gate, default_who()),
     }
     return {name: tag_text(value) for name, value in tags.items() if value is not None}
 
@@ -160,9 +175,11 @@ def _decide(configuration: RunConfiguration, change: Change, model: dict[str, An
         reasons = reasons[:-1]
     client.set_model_version_tag(name, candidate.version, "kiwi.reasons", json.dumps(reasons))
     client.set_model_version_tag(name, candidate.version, "kiwi.compared_with", verdict.compared_with)
-    if verdict.decision == "hold":
-        why = " ".join(verdict.reasons)
-        change.note(Entry(name, "hold", candidate.version, number, number, "gate", why, said["attempt"]))
+    against = champion.version if champion else "none"
+    client.set_model_version_tag(name, candidate.version, "kiwi.compared_version", against)
+    action = "hold" if verdict.decision == "hold" else "pass"
+    why = " ".join(verdict.reasons)
+    change.note(Entry(name, action, candidate.version, number, number, "gate", why, said["attempt"]))
     write_json(workspace.decision, said)
     return said
 
@@ -170,7 +187,8 @@ def _decide(configuration: RunConfiguration, change: Change, model: dict[str, An
 def promote_candidate(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
     """Carries out a decision to promote. Where another champion came in between, the gate decides anew against it.
 
-    Returns {"name", "version", "aliases", "decision"}; model.json and decision.json then say what happened.
+    Returns {"name", "version", "aliases", "decision"}; model.json and decision.json then say what happened. A version
+    that people have to approve, or that was rolled back since, stays where it is: "waits" says for what.
     """
     workspace = Workspace.of(configuration)
     model = _result(workspace.root / "model.json", "registered model")
@@ -196,6 +214,9 @@ def promote_candidate(configuration: RunConfiguration, task: TaskRun) -> dict[st
             with changing(uri, name) as change:
                 decision = _decide(configuration, change, model)
             continue
+        except (NotApproved, RolledBack) as error:
+            task.note(error.message)
+            return {**hold_candidate(configuration, task), "decision": "promote", "waits": error.message}
         task.tags({"model.aliases": ",".join(version.aliases)})
         return {**_write_model(configuration, version, str(model["checkpoint"])), "decision": "promote"}
     raise RegistryError(f"{name}: the champion changed 20 times while promoting", "promote later: `kiwi model promote`")

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from kiwi.configuration import RunConfiguration
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHALLENGER, CHAMPION, PREVIOUS = ALIASES = ("challenger", "champion", "previous")
+RESERVED = re.compile(r"latest|v?\d+", re.IGNORECASE)
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -71,6 +73,18 @@ def checked_name(name: str) -> str:
     if not MODEL_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no model name", "use letters, digits, '.', '_' and '-'")
     return name
+
+
+def checked_alias(alias: str) -> str:
+    """An alias that kiwi moves. Raises UsageError; MLflow itself would take "1" and read it as nobody means it."""
+    if alias in ALIASES:
+        return alias
+    remedy = f"use a version's number or one of: {', '.join(ALIASES)}"
+    if not alias.strip():
+        raise UsageError("an empty name is no alias", remedy)
+    if RESERVED.fullmatch(alias):
+        raise UsageError(f"{alias!r} is no alias: MLflow keeps such names for versions", remedy)
+    raise UsageError(f"{alias!r} is neither a version nor an alias", remedy)
 
 
 def list_models(uri: str) -> list[str]:
@@ -122,10 +136,8 @@ def show(uri: str, name: str, alias_or_version: str = CHAMPION) -> ModelVersion:
     checked_name(name)
     wanted = alias_or_version.strip()
     number = wanted.removeprefix("v") if wanted.removeprefix("v").isdigit() else None
-    if number is None and wanted not in ALIASES:
-        raise UsageError(
-            f"{alias_or_version!r} is neither a version nor an alias", f"use a number or one of: {', '.join(ALIASES)}"
-        )
+    if number is None:
+        checked_alias(wanted)
     found = list_versions(uri, name)
     for version in found:
         if version.version == number or (number is None and wanted in version.aliases):
@@ -198,6 +210,24 @@ def download_model(
             "restore them from a backup, or choose another version (`kiwi model list`)",
         )
     return folder
+
+
+def checked_content(uri: str, version: ModelVersion) -> str:
+    """The digest of a version's files, computed now. Files on this machine are read in place, others fetched.
+
+    Raises RegistryError where they are gone, are not those that were registered, or no digest was registered.
+    """
+    if not (said := version.tags.get("model.digest")):
+        raise RegistryError(
+            f"{version.name} version {version.version} was registered without a digest of its files",
+            "register it by `kiwi run`, which records one",
+        )
+    if Path(version.source.removeprefix("file://")).is_dir():
+        download_model(uri, version.name, version.version)
+        return said
+    with TemporaryDirectory(prefix="kiwi-content-") as folder:
+        download_model(uri, version.name, version.version, Path(folder))
+    return said
 
 
 def folder_digest(folder: Path) -> str:

@@ -210,7 +210,7 @@ def _apply(record: TaskRecord, event: dict[str, Any]) -> None:
     elif kind == "artifact":
         record.artifacts.append((event["path"], event["folder"]))
     elif kind == "progress":
-        record.progress = {key: event.get(key) for key in ("done", "total", "unit", "note", "kept")}
+        record.progress = {key: event[key] for key in ("done", "total", "unit", "note", "kept") if key in event}
     elif kind == "note":
         record.notes.append(event["text"])
     elif kind == "end":

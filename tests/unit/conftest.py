@@ -26,7 +26,7 @@ def make_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     """Configurations whose workspaces lie in `<tmp_path>/<name>` and share one tracking folder beside them."""
     for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "KIWI_RUN_ID", "RANK"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("KIWI_ARTIFACT_ROOT", "KIWI_HISTORY", "KIWI_DVC_REMOTE"):
+    for name in ("KIWI_ARTIFACT_ROOT", "KIWI_HISTORY", "KIWI_REGISTRY_URL", "KIWI_DVC_REMOTE"):
         monkeypatch.delenv(name, raising=False)
 
     def make(name: str = "demo", **changes: object) -> RunConfiguration:

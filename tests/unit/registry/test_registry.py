@@ -16,9 +16,11 @@ import pytest
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError, UsageError
 from kiwi.registry import (
+    ChampionChanged,
     HistoryUnavailable,
     NotPromoted,
     RegistryError,
+    RolledBack,
     champion,
     decide,
     delete_version,
@@ -35,28 +37,13 @@ from kiwi.registry import (
 )
 from kiwi.registry.history import Entry, History, history_path
 from kiwi.registry.promotion import Change
+from kiwi.registry.versions import checked_alias
 from kiwi.tracking import TrackingUnavailable, list_runs, send, silent, task_run
 from kiwi.tracking.server import connect
 from kiwi.workspace import read_json, write_json
+from tests.unit.registry.registering import NAME, bare_versions, trained
 
-NAME = "kiwi-edit-tiny"
 Make = Callable[..., RunConfiguration]
-
-
-def _trained(configuration: RunConfiguration, overall: float = 3.0, key: str = "k1", **changes: Any) -> None:
-    """What training and judging leave in a workspace."""
-    root = configuration.workdir
-    model = root / "checkpoints" / key / "model"
-    model.mkdir(parents=True, exist_ok=True)
-    (model / "weights.safetensors").write_bytes(key.encode() * 100)
-    (model / "model_index.json").write_text("{}")
-    write_json(root / "training" / "stage1.json", {"name": "stage1", "checkpoint": str(model), "key": key})
-    scores = {
-        "overall": overall, "criteria": {"video_quality": overall}, "coverage": 1.0, "revision": "r1",
-        "judge": "measured", "baselines": {"copy_source": {"overall": 1.5}}, "per_kind": {"recolour": {"samples": 40}},
-    }  # fmt: skip
-    write_json(root / "benchmark" / "scores.json", {**scores, **changes})
-    write_json(root / "dataset.json", {"version": "refvie/v1", "revision": "c0ffee", "digest": "d1"})
 
 
 def _attempt(
@@ -64,23 +51,15 @@ def _attempt(
 ) -> dict[str, Any]:
     """One attempt's way through the registry, as the pipeline takes it."""
     monkeypatch.setenv("KIWI_RUN_ID", attempt)
-    _trained(configuration, overall, **changes)
+    trained(configuration, overall, **changes)
     register(configuration, silent())
     if decide(configuration, silent()) == "promote":
         return promote_candidate(configuration, silent())
     return hold_candidate(configuration, silent())
 
 
-def _bare_versions(configuration: RunConfiguration, count: int, decision: str | None = "promote") -> None:
-    client = connect(configuration.tracking_uri)
-    client.create_registered_model(NAME)
-    for _ in range(count):
-        tags = {"kiwi.decision": decision} if decision else {}
-        client.create_model_version(NAME, source=str(configuration.workdir), tags=tags)
-
-
 def test_a_registered_model_carries_its_provenance_and_loads_back(configuration: RunConfiguration) -> None:
-    _trained(configuration)
+    trained(configuration)
     with task_run(configuration, "register") as task:
         said = register(configuration, task)
     version = show(configuration.tracking_uri, NAME, "challenger")
@@ -101,8 +80,27 @@ def test_a_registered_model_carries_its_provenance_and_loads_back(configuration:
     assert run["tasks"][0]["tags"]["model.version"] == "1"
 
 
+def test_a_registered_model_keeps_its_configuration_its_scores_and_its_chosen_edits(
+    configuration: RunConfiguration, tmp_path: Path
+) -> None:
+    trained(configuration, key="k1")
+    benchmark = configuration.workdir / "benchmark"
+    scores = read_json(benchmark / "scores.json")
+    write_json(benchmark / "scores.json", {**scores, "key": "b1"})
+    write_json(benchmark / "edits.json", {"key": "b1"})
+    for name in ("result.mp4", "source.mp4"):
+        (benchmark / "b1" / "gallery" / "swap-0001").mkdir(parents=True, exist_ok=True)
+        (benchmark / "b1" / "gallery" / "swap-0001" / name).write_bytes(name.encode())
+    client, run_id = connect(configuration.tracking_uri), register(configuration, silent())["run_id"]
+    kept = {item.path for item in client.list_artifacts(run_id)}
+    assert kept == {"configuration.json", "edits", "model", "scores.json"}
+    path = client.download_artifacts(run_id, "edits/swap-0001/result.mp4", str(tmp_path))
+    assert Path(path).read_bytes() == b"result.mp4"
+    assert [item.path for item in client.list_artifacts(run_id, "edits/swap-0001")] == ["edits/swap-0001/result.mp4"]
+
+
 def test_a_retried_registration_is_the_same_version(configuration: RunConfiguration) -> None:
-    _trained(configuration)
+    trained(configuration)
     first = register(configuration, silent())
     assert register(configuration, silent()) == first
     assert len(list_versions(configuration.tracking_uri, NAME)) == 1
@@ -127,9 +125,10 @@ def test_a_first_model_is_promoted_over_copying_and_an_identical_one_is_held_aga
     told = [(entry.action, entry.version, entry.champion_before, entry.champion_after, entry.run)
             for entry in history(configuration.tracking_uri, NAME)]  # fmt: skip
     assert told == [
-        ("register", "1", None, None, "run-1"), ("promote", "1", None, "1", "run-1"),
+        ("register", "1", None, None, "run-1"), ("pass", "1", None, None, "run-1"),
+        ("promote", "1", None, "1", "run-1"),
         ("register", "2", "1", "1", "run-2"), ("hold", "2", "1", "1", "run-2"),
-        ("register", "3", "1", "1", "run-3"), ("promote", "3", "1", "3", "run-3"),
+        ("register", "3", "1", "1", "run-3"), ("pass", "3", "1", "1", "run-3"), ("promote", "3", "1", "3", "run-3"),
     ]  # fmt: skip
     assert json.loads(show(configuration.tracking_uri, NAME, "2").tags["kiwi.reasons"]) == said["reasons"]
 
@@ -148,7 +147,7 @@ def test_a_champion_that_came_between_decision_and_promotion_is_compared_with(
 ) -> None:
     rival = make_configuration("rival")
     monkeypatch.setenv("KIWI_RUN_ID", "run-1")
-    _trained(configuration, 3.0)
+    trained(configuration, 3.0)
     register(configuration, silent())
     assert decide(configuration, silent()) == "promote"
     _attempt(monkeypatch, rival, "run-2", 4.0)
@@ -161,7 +160,7 @@ def test_a_champion_that_came_between_decision_and_promotion_is_compared_with(
 
 def test_simultaneous_promotions_leave_one_champion_and_a_complete_history(configuration: RunConfiguration) -> None:
     count, processes = 20, 2
-    _bare_versions(configuration, count)
+    bare_versions(configuration, count)
     body = (
         "import sys, threading\nfrom kiwi.registry import promote\n"
         "failed = []\n"
@@ -190,7 +189,7 @@ def test_simultaneous_promotions_leave_one_champion_and_a_complete_history(confi
 def test_a_crash_in_the_middle_of_a_promotion_is_finished_by_the_next_change(
     configuration: RunConfiguration, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    _bare_versions(configuration, 3)
+    bare_versions(configuration, 3)
     uri = configuration.tracking_uri
     promote(uri, NAME, "1", why="first")
     client = connect(uri)
@@ -220,7 +219,7 @@ def test_a_crash_in_the_middle_of_a_promotion_is_finished_by_the_next_change(
 
 
 def test_rolling_back_goes_one_champion_back_at_a_time(configuration: RunConfiguration) -> None:
-    _bare_versions(configuration, 3)
+    bare_versions(configuration, 3)
     uri = configuration.tracking_uri
     for number in ("1", "2", "3"):
         promote(uri, NAME, number, why="next")
@@ -238,7 +237,7 @@ def test_rolling_back_goes_one_champion_back_at_a_time(configuration: RunConfigu
 def test_only_what_the_gate_let_through_is_promoted_unless_forced_with_a_reason(
     configuration: RunConfiguration,
 ) -> None:
-    _bare_versions(configuration, 1, decision=None)
+    bare_versions(configuration, 1, decision=None)
     uri = configuration.tracking_uri
     with pytest.raises(NotPromoted, match="gate has not decided"):
         promote(uri, NAME, "1")
@@ -251,7 +250,7 @@ def test_only_what_the_gate_let_through_is_promoted_unless_forced_with_a_reason(
 
 
 def test_what_an_alias_points_to_is_not_deleted(configuration: RunConfiguration) -> None:
-    _bare_versions(configuration, 2)
+    bare_versions(configuration, 2)
     uri = configuration.tracking_uri
     promote(uri, NAME, "1", why="x")
     with pytest.raises(RegistryError, match="is the champion, and is not deleted"):
@@ -263,7 +262,7 @@ def test_what_an_alias_points_to_is_not_deleted(configuration: RunConfiguration)
 
 
 def test_an_alias_moved_by_hand_is_history_too(configuration: RunConfiguration) -> None:
-    _bare_versions(configuration, 3)
+    bare_versions(configuration, 3)
     uri = configuration.tracking_uri
     promote(uri, NAME, "1", why="x")
     connect(uri).set_registered_model_alias(NAME, "champion", "2")
@@ -273,8 +272,100 @@ def test_an_alias_moved_by_hand_is_history_too(configuration: RunConfiguration) 
     ]  # fmt: skip
 
 
+def test_a_champion_deleted_by_hand_is_history_and_the_next_promotion_goes_on(configuration: RunConfiguration) -> None:
+    bare_versions(configuration, 2)
+    uri = configuration.tracking_uri
+    promote(uri, NAME, "1", why="x")
+    connect(uri).delete_model_version(NAME, "1")
+    with pytest.raises(RegistryError, match="has no version '1'"):
+        promote(uri, NAME, "1")
+    promote(uri, NAME, "2", why="y")
+    assert [(entry.action, entry.champion_before, entry.champion_after) for entry in history(uri, NAME)] == [
+        ("promote", None, "1"), ("outside", "1", None), ("promote", None, "2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("deleted", ["1", "2"])
+def test_a_promotion_that_crashed_and_whose_version_was_deleted_since_does_not_block_the_registry(
+    configuration: RunConfiguration, monkeypatch: pytest.MonkeyPatch, deleted: str
+) -> None:
+    """Version 2 was being promoted over version 1: either may be gone when the next change comes."""
+    bare_versions(configuration, 3)
+    uri = configuration.tracking_uri
+    promote(uri, NAME, "1", why="first")
+    client = connect(uri)
+
+    def crash(*_: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "set_registered_model_alias", crash)
+        with pytest.raises(KeyboardInterrupt):
+            promote(uri, NAME, "2", why="second")
+    client.delete_model_version(NAME, deleted)
+    promote(uri, NAME, "3", why="third")
+    told = [(entry.action, entry.version, entry.champion_after) for entry in history(uri, NAME)]
+    middle = ("abandoned", "2", "1") if deleted == "2" else ("promote", "2", "2")
+    assert told == [("promote", "1", "1"), middle, ("promote", "3", "3")]
+    assert show(uri, NAME, "previous").version == ("1" if deleted == "2" else "2")
+
+
+def test_a_deletion_that_crashed_is_finished_and_in_the_history_once(
+    configuration: RunConfiguration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare_versions(configuration, 2)
+    uri = configuration.tracking_uri
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "append", crash)
+        with pytest.raises(KeyboardInterrupt):
+            delete_version(uri, NAME, "1", why="old")
+    promote(uri, NAME, "2", why="x")
+    assert [(entry.action, entry.version) for entry in history(uri, NAME)] == [("delete", "1"), ("promote", "2")]
+    assert [version.version for version in list_versions(uri, NAME)] == ["2"]
+
+
+def test_a_decision_against_another_champion_does_not_promote_by_hand(
+    configuration: RunConfiguration, make_configuration: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIWI_RUN_ID", "run-1")
+    trained(configuration, 3.0)
+    register(configuration, silent())
+    assert decide(configuration, silent()) == "promote"
+    _attempt(monkeypatch, make_configuration("rival"), "run-2", 4.0)
+    uri = configuration.tracking_uri
+    with pytest.raises(ChampionChanged, match="decided on against no champion, the champion is 2 now"):
+        promote(uri, NAME, "1")
+    assert promote(uri, NAME, "1", force=True, why="demo").version == "1"
+    assert history(uri, NAME)[-1].forced
+
+
+def test_what_was_rolled_back_comes_again_by_force_alone(
+    configuration: RunConfiguration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _attempt(monkeypatch, configuration, "run-1", 3.0)
+    _attempt(monkeypatch, configuration, "run-2", 4.0, key="k2")
+    uri = configuration.tracking_uri
+    rollback(uri, NAME, why="flicker", who="ada")
+    with pytest.raises(RolledBack, match=r"rolled back by ada on .*: flicker"):
+        promote(uri, NAME, "2")
+    assert "rolled back by ada" in promote_candidate(configuration, silent())["waits"]
+    assert champion(configuration).version == "1"  # type: ignore[union-attr]
+    promote(uri, NAME, "2", force=True, why="flicker was the player's")
+    assert champion(configuration).version == "2"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("wrong", ["latest", "Latest", "v1", "1", "", "  ", "production", "champion "])
+def test_a_reserved_or_empty_name_is_no_alias(wrong: str) -> None:
+    with pytest.raises(UsageError, match=r"is no alias|neither a version nor an alias"):
+        checked_alias(wrong)
+
+
 def test_the_history_cannot_be_rewritten(configuration: RunConfiguration) -> None:
-    _bare_versions(configuration, 1)
+    bare_versions(configuration, 1)
     promote(configuration.tracking_uri, NAME, "1", why="x")
     connection = sqlite3.connect(history_path(configuration.tracking_uri))
     for statement in ("UPDATE history SET who = 'eve'", "DELETE FROM history"):
@@ -300,14 +391,14 @@ def test_what_is_not_registered_is_said_with_what_is(configuration: RunConfigura
         show(configuration.tracking_uri, NAME)
     assert champion(configuration) is None
     assert list_versions(configuration.tracking_uri, NAME) == []
-    _bare_versions(configuration, 2)
+    bare_versions(configuration, 2)
     with pytest.raises(RegistryError) as raised:
         show(configuration.tracking_uri, NAME)
     assert raised.value.remedy == "newest versions: 2, 1"
 
 
 def test_files_that_are_gone_or_changed_are_found_out(configuration: RunConfiguration) -> None:
-    _trained(configuration)
+    trained(configuration)
     register(configuration, silent())
     folder = download_model(configuration, alias_or_version="1")
     (folder / "weights.safetensors").write_bytes(b"spoilt")
@@ -322,11 +413,11 @@ def test_a_registry_that_is_away_or_locked_changes_nothing(
     configuration: RunConfiguration, make_configuration: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     away = make_configuration(tracking_uri="http://127.0.0.1:9")
-    _trained(away)
+    trained(away)
     with pytest.raises(TrackingUnavailable):
         register(away, silent())
     assert not (away.workdir / "model.json").exists()
-    _bare_versions(configuration, 1)
+    bare_versions(configuration, 1)
     (tmp_path / "history").mkdir()
     monkeypatch.setenv("KIWI_HISTORY", str(tmp_path / "history"))
     with pytest.raises(HistoryUnavailable, match="registry history"):
