@@ -54,7 +54,7 @@ def claim(configuration: RunConfiguration, backend: str, id: str | None = None) 
             another process is running in it.
     """
     workspace = Workspace.of(configuration)
-    _check_writable(workspace.root)
+    check_writable(workspace.root)
     with _locked(workspace.root):
         kind = _check_holder(workspace, configuration, backend)
         attempt = Attempt(id or _new_id(configuration), kind, configuration)
@@ -110,7 +110,8 @@ def _new_id(configuration: RunConfiguration) -> str:
     return f"{name.lstrip('-_') or 'run'}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _check_writable(root: Path) -> None:
+def check_writable(root: Path) -> None:
+    """Raises UsageError for a work folder that is a file or that cannot be written; makes it where it is not there."""
     remedy = "name a folder that you can write to with --workdir"
     if root.exists() and not root.is_dir():
         raise UsageError(f"work folder {root} is a file", remedy)

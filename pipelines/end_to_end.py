@@ -5,6 +5,7 @@ from kfp import dsl
 from components.finish.component import finish
 from pipelines.curriculum import curriculum
 from pipelines.evaluation import evaluation
+from pipelines.opening import after_prerequisites
 from pipelines.refvie import refvie
 from pipelines.tasks import step
 
@@ -17,6 +18,7 @@ def end_to_end(config: str):
     with dsl.ExitHandler(closing, name="run"):
         # Score, ground, segment, synthesize, verify; deduplicate; publish with DVC.
         dataset = refvie(config=config).set_display_name("Build the dataset")
+        after_prerequisites(config, dataset)
 
         # Latents once, then the three stages of the curriculum.
         model = curriculum(config=config, dataset=dataset.output).set_display_name("Train the editor")

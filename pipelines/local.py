@@ -41,9 +41,11 @@ def run(workspace: Path) -> None:
     from kfp import local
 
     from kiwi.configuration import RunConfiguration
-    from pipelines.end_to_end import end_to_end
 
     configuration = RunConfiguration.parse((workspace / "configuration.json").read_text())
+    os.environ["KIWI_STAGES"] = ",".join(stage.name for stage in configuration.stages)
+    from pipelines.end_to_end import end_to_end
+
     threading.Thread(target=send_records, args=(configuration,), daemon=True).start()
     # KFP deletes its workspace after each run; results lie elsewhere.
     local.init(

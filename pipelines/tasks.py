@@ -1,9 +1,10 @@
-"""What every task of every pipeline is given: a name that people read, retries, and no cache of KFP's."""
+"""What every task of every pipeline is given: a name that people read, retries, its place, and no cache of KFP's."""
 
 import os
 
 from kfp import dsl
 
+from pipelines.placing import place
 from pipelines.profile import Profile, read_profile
 
 
@@ -11,7 +12,7 @@ def compiled_profile() -> Profile:
     """The profile that KIWI_PROFILE names; KIWI_SHARD_THREADS is set by the local runner."""
     profile = read_profile(os.environ.get("KIWI_PROFILE", "local"))
     threads = os.environ.get("KIWI_SHARD_THREADS")
-    return Profile(**{**vars(profile), "shard_threads": int(threads)}) if threads else profile
+    return profile.model_copy(update={"shard_threads": int(threads)}) if threads else profile
 
 
 PROFILE = compiled_profile()
@@ -20,14 +21,17 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def step(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
-    """A task with its title and retries.
+    """A task with its title, its retries, and its place in the profile.
 
     KFP's own cache stays off: kiwi's functions find their finished results by content, and the same configuration
     must be judged against the champion anew.
     """
     task.set_display_name(title)
-    task.set_retry(num_retries=PROFILE.retries, backoff_duration=PROFILE.backoff, backoff_factor=2.0)
+    retries = PROFILE.task(task.component_spec.name.replace("-", "_")).retries
+    if retries:
+        task.set_retry(num_retries=retries, backoff_duration=PROFILE.backoff, backoff_factor=2.0)
     task.set_caching_options(enable_caching=False)
+    place(task, PROFILE)
     return task
 
 

@@ -16,9 +16,9 @@ def train_stage(
     """Writes steps, losses, speed and the checkpoint's folder; the stage names its place in the curriculum."""
     import json
 
+    from kiwi.cluster.launching import train
     from kiwi.configuration import RunConfiguration
     from kiwi.tracking import task_run
-    from kiwi.training import train_stage as train
 
     configuration = RunConfiguration.parse(config)
     with task_run(configuration, f"train_{stage}") as task:

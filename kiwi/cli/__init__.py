@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from kiwi.cli import bench, data, doctor, edit, model, pipeline, run, runs, train
+from kiwi.cli import bench, data, doctor, edit, model, pipeline, run, runs, schedule, train
 from kiwi.errors import KiwiError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(model.app, name="model")
 app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(schedule.app, name="schedule")
 app.add_typer(runs.app, name="runs")
 
 

@@ -51,13 +51,16 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
 ) -> None:
     """Pairs in, a dataset version, a trained and judged model, and a report to look at."""
-    from kiwi.runs import claim
+    from kiwi.cluster.prerequisites import check
+    from kiwi.runs import check_writable, claim
 
     check_backend(backend)
     configuration = configure(
         preset, pairs, workdir, seed, override or [], tracking_uri, threads, collections=source or ()
     )
     check_summary(summary)
+    check_writable(configuration.workdir)
+    check(configuration)
     try:
         with _stopped_by_signals(), claim(configuration, backend) as attempt:
             conduct(attempt, summary, as_json)

@@ -16,8 +16,9 @@ from typing import Any
 
 from kiwi.configuration import RunConfiguration
 from kiwi.curation.deduplicate import deduplicate
+from kiwi.curation.errors import CurationError
 from kiwi.curation.finished import assemble
-from kiwi.curation.plan import CurationError, plan_shards
+from kiwi.curation.plan import plan_shards
 from kiwi.curation.stages import SHARD_STAGES, run_stage
 from kiwi.curation.unique_crops import unique_crops
 from kiwi.dataset.schema import CURATION_STAGES

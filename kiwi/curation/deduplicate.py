@@ -19,9 +19,10 @@ import pyarrow as pa
 from kiwi import storage
 from kiwi.configuration import RunConfiguration, canonical_json, digest
 from kiwi.curation.curators import registry
+from kiwi.curation.errors import CurationError
 from kiwi.curation.keys import effective_settings
 from kiwi.curation.parts import DECISION, MEASURED, read_table, schema_of, write_table
-from kiwi.curation.plan import CurationError, Plan, read_document, read_plan, write_document
+from kiwi.curation.plan import Plan, read_document, read_plan, write_document
 from kiwi.curation.stages import SHARD_STAGES, stages_before
 from kiwi.curation.steps import step_of
 from kiwi.dataset.schema import WORTHLESS, Reason, Status, TrainsAs

@@ -8,8 +8,9 @@ from typing import Any
 
 from kiwi import storage
 from kiwi.configuration import RunConfiguration
+from kiwi.curation.errors import CurationError
 from kiwi.curation.keys import curation_key, effective_settings
-from kiwi.curation.plan import CurationError, curation_root
+from kiwi.curation.plan import curation_root
 from kiwi.dataset.assemble import assembled, check_enough, write_dataset
 from kiwi.dataset.manifest import MANIFEST
 from kiwi.dataset.split import TRAIN, all_train, hold_out

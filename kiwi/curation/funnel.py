@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from kiwi.curation.plan import CurationError
+from kiwi.curation.errors import CurationError
 from kiwi.dataset.schema import CURATION_STAGES
 from kiwi.dataset.statistics import FunnelError, funnel_of
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kiwi import storage
-from kiwi.curation.plan import CurationError
+from kiwi.curation.errors import CurationError
 from kiwi.dataset.schema import FAILURES, Reason, Status
 
 Row = dict[str, Any]

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from kiwi import storage
 from kiwi.configuration import RunConfiguration
+from kiwi.curation.errors import CurationError
 from kiwi.curation.keys import curation_key, score_decision_key, stage_keys
 from kiwi.dataset.schema import EditPair, Reason, Task
-from kiwi.errors import KiwiError
 from kiwi.sources.listing import iterate_pairs
 from kiwi.tracking import TaskRun
 from kiwi.workspace import Workspace
@@ -49,10 +49,6 @@ _LISTING = pa.schema(
         "problem_detail": pa.string(),
     }
 )
-
-
-class CurationError(KiwiError):
-    """Curation cannot go on: a plan or an earlier stage is missing, or a part on disk does not fit."""
 
 
 @dataclass(frozen=True)

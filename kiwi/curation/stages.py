@@ -12,9 +12,10 @@ from typing import Any
 
 from kiwi import storage
 from kiwi.configuration import CurationSettings, RunConfiguration
+from kiwi.curation.errors import CurationError
 from kiwi.curation.ingest import ingest_chunk
 from kiwi.curation.parts import DECISION, FIXED, Row, counted, read_part, schema_of, write_part
-from kiwi.curation.plan import CurationError, Listing, Plan, read_document, read_plan, write_document
+from kiwi.curation.plan import Listing, Plan, read_document, read_plan, write_document
 from kiwi.curation.steps import apply_score_threshold, step_of, usage_of
 from kiwi.dataset.schema import CURATION_STAGES
 from kiwi.dataset.shards import ShardSet

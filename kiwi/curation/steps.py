@@ -34,8 +34,8 @@ from kiwi.curation.curators.protocols import (
     Verifier,
     VerifyRequest,
 )
+from kiwi.curation.errors import CurationError
 from kiwi.curation.parts import MEASURED, Row, decide, leave
-from kiwi.curation.plan import CurationError
 from kiwi.dataset.schema import REFERENCE_TASKS, Reason, Status, Task
 from kiwi.dataset.shards import ShardError
 from kiwi.media import Clip, MediaError, decode, png_bytes

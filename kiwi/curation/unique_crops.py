@@ -14,8 +14,9 @@ import numpy as np
 from kiwi import storage
 from kiwi.configuration import RunConfiguration
 from kiwi.curation.curators import registry
+from kiwi.curation.errors import CurationError
 from kiwi.curation.parts import Row, counted, decide, leave, schema_of, write_part
-from kiwi.curation.plan import CurationError, Plan, read_document, read_plan, write_document
+from kiwi.curation.plan import Plan, read_document, read_plan, write_document
 from kiwi.curation.stages import add_counts, read_rows, stages_before
 from kiwi.dataset.schema import Reason, Status
 from kiwi.tracking import TaskRun

@@ -15,8 +15,9 @@ from kiwi.curation import keys, stages, steps
 from kiwi.curation.build import build_dataset
 from kiwi.curation.curators.classical_score import ClassicalScorer
 from kiwi.curation.curators.protocols import Score
+from kiwi.curation.errors import CurationError
 from kiwi.curation.finished import dataset_folder
-from kiwi.curation.plan import CurationError, plan_shards, read_plan
+from kiwi.curation.plan import plan_shards, read_plan
 from kiwi.dataset.assemble import SHOWN, TooFewSamples
 from kiwi.dataset.reader import read_rows
 from kiwi.dataset.schema import CURATION_STAGES, Reason

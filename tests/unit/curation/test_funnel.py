@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kiwi.curation.errors import CurationError
 from kiwi.curation.funnel import add_books, funnel, reconcile
 from kiwi.curation.parts import counted
-from kiwi.curation.plan import CurationError
 from kiwi.dataset.schema import CURATION_STAGES, FAILURES, Reason
 
 OUTCOMES = st.one_of(st.none(), st.tuples(st.sampled_from(CURATION_STAGES), st.sampled_from(sorted(Reason))))

@@ -14,8 +14,9 @@ import pytest
 from kiwi.configuration import CurationSettings, RunConfiguration, SourceSettings
 from kiwi.curation import stages
 from kiwi.curation.deduplicate import deduplicate
+from kiwi.curation.errors import CurationError
 from kiwi.curation.funnel import add_books
-from kiwi.curation.plan import CurationError, plan_shards, read_plan
+from kiwi.curation.plan import plan_shards, read_plan
 from kiwi.curation.stages import SHARD_STAGES, run_stage
 from kiwi.curation.unique_crops import unique_crops
 from kiwi.dataset.schema import CURATION_STAGES

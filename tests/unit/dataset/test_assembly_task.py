@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from kiwi.configuration import CurationSettings, RunConfiguration, SourceSettings
+from kiwi.curation.errors import CurationError
 from kiwi.curation.finished import assemble, dataset_folder
-from kiwi.curation.plan import CurationError
 from kiwi.dataset.assemble import TooFewSamples
 from kiwi.dataset.reader import read_manifest, read_split
 from kiwi.dataset.verify import verify_dataset

@@ -26,7 +26,7 @@ from tests.unit.services.scripted_server import MODEL, Said, chat, error, pictur
 
 KEY = "sk-very-secret-4711"
 QUICK = Patience(concurrency=8, timeout=2.0, attempts=3, first_wait=0.01)
-GREY = np.full((48, 64, 3), 90, np.uint8)
+RED = np.full((48, 64, 3), (200, 40, 20), np.uint8)
 
 
 class Mark(BaseModel):
@@ -107,7 +107,7 @@ def test_closing_an_unfinished_stream_ends_its_threads() -> None:
 
 def test_a_request_holds_model_schema_pictures_and_parameters() -> None:
     question = Question(
-        ("first", Picture(GREY), "last"), MODEL, Mark, temperature=0.7, seed=5, max_tokens=99, system="be brief"
+        ("first", Picture(RED), "last"), MODEL, Mark, temperature=0.7, seed=5, max_tokens=99, system="be brief"
     )
     with serving(lambda body: chat('{"mark": 3}')) as server:
         (reply,) = client_at(server.address).ask([question])
@@ -120,7 +120,7 @@ def test_a_request_holds_model_schema_pictures_and_parameters() -> None:
     assert "n" not in body
     picture = Pillow.open(io.BytesIO(pictures_of(body)[0]))
     assert (picture.format, picture.size) == ("JPEG", (64, 48))
-    assert abs(int(np.asarray(picture).mean()) - 90) <= 1
+    assert np.abs(np.asarray(picture).astype(int) - (200, 40, 20)).max() <= 3
     assert server.keys == [f"Bearer {KEY}"]
     assert reply.tokens.prompt == 100
 

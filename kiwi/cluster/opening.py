@@ -1,0 +1,37 @@
+"""A run's work folder on a cluster: opened by the first task, and what later pipelines find in it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from kiwi.configuration import RunConfiguration
+from kiwi.errors import KiwiError
+from kiwi.runs import CLUSTER, claim
+from kiwi.workspace import Workspace, read_json
+
+
+def open_run(configuration: RunConfiguration) -> None:
+    """Writes run.json and configuration.json for the attempt that KIWI_RUN_ID names; a task tried again writes nothing.
+
+    Raises UsageError where the folder holds something else or cannot be written.
+    """
+    workspace = Workspace.of(configuration)
+    named = os.environ.get("KIWI_RUN_ID")
+    if named and workspace.run_record.exists() and read_json(workspace.run_record)["id"] == named:
+        return
+    with claim(configuration, CLUSTER, named):
+        pass
+
+
+def trained_model(configuration: RunConfiguration) -> dict[str, Any]:
+    """The last stage's result. Raises KiwiError where that stage is not finished."""
+    from kiwi.training import checkpoint_folder
+    from kiwi.training.results import finished_stage
+
+    last = configuration.stages[-1].name
+    found = finished_stage(configuration, last)
+    if found is None:
+        folder = checkpoint_folder(configuration, last)
+        raise KiwiError(f"no trained model in {folder}", "run the curriculum pipeline on this work folder first")
+    return found

@@ -1,0 +1,161 @@
+"""What a run needs is found out before it starts, all of it at once, without a secret's value in a message."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from kiwi.cluster import prerequisites
+from kiwi.cluster.kubernetes import Kubernetes, KubernetesError
+from kiwi.cluster.prerequisites import Needs, PrerequisitesError, check, missing
+from kiwi.configuration import CurationSettings, VlmSettings, WeightsSettings
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def service():
+    """A fake of whatever answers over HTTP (MLflow, a model server, the Kubernetes API): path → status and body.
+
+    The real ones are met by the integration tests; here their refusals are needed, which they cannot be made to give.
+    """
+    answers: dict[str, tuple[int, object]] = {}
+    asked: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _do(self):
+            path = self.path.split("?")[0]
+            asked.append((path, self.headers.get("Authorization", "")))
+            status, said = answers.get(path, (404, {}))
+            data = b"" if self.command == "HEAD" else json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_HEAD = _do  # noqa: N815
+
+        def log_message(self, *said):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield namedtuple("Service", "url answers asked")(f"http://127.0.0.1:{server.server_address[1]}", answers, asked)
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    for name in ("KIWI_NEEDS", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "KUBERNETES_SERVICE_HOST",
+                 "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    for purpose in ("", "SCORE_", "GROUND_", "VERIFY_", "JUDGE_"):
+        for end in ("BASE_URL", "API_KEY"):
+            monkeypatch.delenv(f"KIWI_VLM_{purpose}{end}", raising=False)
+
+
+def said(configuration, needs=None):
+    return [f"{problem.what} | {problem.remedy}" for problem in missing(configuration, needs or Needs())]
+
+
+def test_a_laptop_run_lacks_nothing(configuration):
+    check(configuration)
+
+
+def test_a_tracking_server_that_is_away_is_noticed_before_anything_starts(make_configuration):
+    with pytest.raises(PrerequisitesError, match=r"nothing was started(.|\n)*127.0.0.1:9 does not answer"):
+        check(make_configuration(tracking_uri="http://127.0.0.1:9"))
+
+
+def test_a_run_against_a_server_that_is_away_ends_before_it_is_recorded(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from kiwi.cli import app
+
+    work = tmp_path / "work"
+    done = CliRunner().invoke(app, ["run", "--workdir", str(work), "--tracking-uri", "http://127.0.0.1:9"])
+    assert isinstance(done.exception, PrerequisitesError)
+    assert not (work / "run.json").exists()
+
+
+@pytest.mark.parametrize(("status", "word"), [(401, "MLFLOW_TRACKING_USERNAME"), (500, "answers 500"), (200, None)])
+def test_the_tracking_server_must_let_us_in(make_configuration, service, monkeypatch, status, word):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "kiwi")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hidden-one")
+    service.answers["/api/2.0/mlflow/registered-models/search"] = (status, {})
+    problems = said(make_configuration(tracking_uri=service.url))
+    assert service.asked[-1][1].startswith("Basic ")
+    assert (word in problems[0]) if word else problems == []
+    assert "hidden-one" not in "".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "word"),
+    [(200, {"data": [{"id": "editscore"}]}, None), (200, {"data": [{"id": "other"}]}, "does not serve 'editscore'"),
+     (401, {}, "KIWI_VLM_SCORE_API_KEY"), (404, {}, "ends in /v1"), (200, "text", "does not serve")],
+)  # fmt: skip
+def test_a_model_server_must_serve_the_model_that_is_asked(configuration, service, monkeypatch, status, body, word):
+    asked = configuration.model_copy(
+        update={"curation": CurationSettings(scorer="vlm", vlm_score=VlmSettings(model="editscore"))}
+    )
+    monkeypatch.setenv("KIWI_VLM_SCORE_BASE_URL", f"{service.url}/v1")
+    monkeypatch.setenv("KIWI_VLM_SCORE_API_KEY", "hidden-two")
+    service.answers["/v1/models"] = (status, body)
+    problems = said(asked)
+    assert service.asked[-1][1] == "Bearer hidden-two"
+    assert (word in problems[0]) if word else problems == []
+    assert "hidden-two" not in "".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(403, "accept its licence"), (503, "answers 503"), (200, None), (404, None)]
+)
+def test_weights_that_may_not_be_fetched_are_named(configuration, service, monkeypatch, status, word):
+    sam3 = CurationSettings(segmenter="sam3", sam3=WeightsSettings(model="facebook/sam3"))
+    monkeypatch.setenv("HF_ENDPOINT", service.url)
+    service.answers["/facebook/sam3/resolve/main/config.json"] = (status, {})
+    problems = said(configuration.model_copy(update={"curation": sam3}))
+    assert ("facebook/sam3" in problems[0] and word in problems[0]) if word else problems == []
+
+
+def test_everything_that_is_missing_stands_in_one_list(make_configuration, monkeypatch, tmp_path):
+    curation = CurationSettings(
+        scorer="vlm", grounder="vlm", segmenter="sam3", sam3=WeightsSettings(model="/no/weights")
+    )
+    needs = {"secrets": {"kiwi-s3": ["KIWI_TEST_KEY_A", "KIWI_TEST_KEY_B"]}, "free_gigabytes": 10}
+    monkeypatch.setenv("KIWI_NEEDS", json.dumps(needs))
+    monkeypatch.setenv("KIWI_TEST_KEY_A", "hidden-three")
+    monkeypatch.setattr(prerequisites.shutil, "disk_usage", lambda path: Usage(10**12, 10**12, 10**9))
+    with pytest.raises(PrerequisitesError) as caught:
+        check(make_configuration(curation=curation, tracking_uri="http://127.0.0.1:9"))
+    listed = str(caught.value)
+    for word in ("6 things are missing", "'kiwi-s3' gives no KIWI_TEST_KEY_B", "1.0 GB free, 10 are needed",
+                 "127.0.0.1:9 does not answer", "KIWI_VLM_SCORE_BASE_URL", "KIWI_VLM_GROUND_BASE_URL",
+                 "no weights in /no/weights"):  # fmt: skip
+        assert word in listed.replace(
+            "KIWI_VLM_BASE_URL is not set", "KIWI_VLM_SCORE_BASE_URL KIWI_VLM_GROUND_BASE_URL"
+        )
+    assert "hidden-three" not in listed
+
+
+def test_a_quota_below_one_task_and_a_queue_that_is_not_there_are_noticed(configuration, service, monkeypatch):
+    monkeypatch.setattr(prerequisites, "inside_cluster", lambda: True)
+    monkeypatch.setattr(Kubernetes, "inside", classmethod(lambda cls: Kubernetes(service.url, "kiwi", "hidden-four")))
+    quota = {"metadata": {"name": "compute"}, "status": {"hard": {"requests.nvidia.com/gpu": "4"}}}
+    service.answers["/api/v1/namespaces/kiwi/resourcequotas"] = (200, {"items": [quota]})
+    problems = said(configuration, Needs(accelerators={"nvidia.com/gpu": 8}, queue="kiwi", namespace="kiwi"))
+    assert ["allows 4 nvidia.com/gpu, one task asks for 8" in problems[0], "no queue 'kiwi'" in problems[1]] == [
+        True
+    ] * 2
+    assert said(configuration, Needs(accelerators={"nvidia.com/gpu": 4})) == []
+
+
+def test_an_account_that_may_not_look_says_so(service):
+    service.answers["/x"] = (403, {})
+    with pytest.raises(KubernetesError, match="may not read /x"):
+        Kubernetes(service.url, "kiwi", "hidden").get("/x")
