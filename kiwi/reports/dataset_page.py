@@ -102,7 +102,8 @@ def write_dataset_page(found: Findings, media: gallery.MediaFolder) -> tuple[str
 
     if found.dataset_folder is None:
         raise ValueError("no dataset was assembled")
-    said = {**(found.manifest or {}), **(found.dataset or {})}
+    manifest = found.manifest or {}
+    said = {**manifest, **(found.dataset or {}), "files": manifest.get("files", [])}  # publishing counts its own files
     drawn = sections.funnel(found)
     page, moving = _page(said, drawn, View(found.dataset_folder, media), dataset_facts(found), "index.html")
     write_page(media.page / "dataset.html", "dataset.html.j2", page)
