@@ -58,6 +58,10 @@ def build(
         try:
             with watched(attempt):
                 result = build_and_publish(configuration, workers, publish)
+        except KeyboardInterrupt:
+            record_end(attempt.workspace, "interrupted")
+            print("Stopped. The same command goes on with what was finished.", file=sys.stderr, flush=True)
+            raise typer.Exit(130) from None
         except BaseException:
             record_end(attempt.workspace, "failed")
             raise
@@ -184,6 +188,8 @@ def list_(workdir: Workdir = Path("runs/demo"), as_json: AsJson = False) -> None
     if as_json:
         print(json.dumps(versions))
         return
+    if not versions:
+        print(f"no version was published in {workdir} (kiwi data build --publish)", file=sys.stderr)
     for version in versions:
         print(
             f"{version['version']}  {version['revision'][:12]}  {version['bytes']:,} bytes in {version['files']} files"

@@ -143,3 +143,10 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path):
 
 
 HEAVY = ["torch", "numpy", "polars", "cv2", "mlflow", "dvc", "kfp", "pydantic", "rich.live", "transformers"]
+
+
+def test_a_folder_without_versions_says_so(tmp_path):
+    done = kiwi("data", "list", "--workdir", "empty", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "no version was published in empty" in done.stderr
