@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kiwi.training.mixture import Batch, Mixture, Step, training_noise
@@ -75,6 +76,7 @@ class Loader:
             self._thread.join(timeout=0.05)
 
     def _work(self) -> None:
+        torch.set_num_threads(1)  # this thread's own: a second OpenMP team would spin on the cores of the training's
         try:
             for step in range(self._start, len(self._plan)):
                 if not self._give(self._ready(step)):
