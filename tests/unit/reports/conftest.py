@@ -171,7 +171,8 @@ class MadeUpRun:
         write_json(folder / "manifest.json", manifest)
         write_json(self.root / "dataset.json", {
             "version": "refvie/v1", "revision": "3f8c1d2e9ab4475f8e1b0c6d5a7f9e2b4c6d8e0f", "path": "data/dataset",
-            "digest": manifest["digest"], "files": 3, "bytes": 4096, "pairs": 6000, "quadruplets": 2381, "instruction": 3602,
+            "digest": manifest["digest"], "files": 3, "bytes": 4096,
+            "pairs": 6000, "quadruplets": 2381, "instruction": 3602,
         })  # fmt: skip
 
     def benchmark(self, *, champion: bool = True) -> None:
