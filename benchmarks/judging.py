@@ -19,12 +19,12 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from fixed_delay import serve
 from machine import machine
 from vlm_requests import PORT, bare
 
@@ -38,32 +38,7 @@ from kiwi.workspace import write_json
 FLOOR = 0.9
 CASES = {"64x64": (64, 64, 0.5), "480x832": (480, 832, 8.0)}  # height, width, seconds that the server takes
 FRAMES = 9
-ANSWER = {"reasoning": "", **dict.fromkeys(CRITERIA["subject"], 3)}
-
-
-def serve(delay: Any, ready: Event, most: Any) -> None:
-    """The server's process."""
-    from aiohttp import web
-
-    at_once = 0
-    said = {"choices": [{"message": {"content": json.dumps(ANSWER)}, "finish_reason": "stop"}]}
-
-    async def answer(request: web.Request) -> web.Response:
-        nonlocal at_once
-        at_once += 1
-        most.value = max(most.value, at_once)
-        await request.read()
-        await asyncio.sleep(delay.value)
-        at_once -= 1
-        return web.json_response(said)
-
-    async def models(request: web.Request) -> web.Response:
-        return web.json_response({"data": [{"id": "fixed"}]})
-
-    app = web.Application(client_max_size=2**28)
-    app.add_routes([web.post("/v1/chat/completions", answer), web.get("/v1/models", models)])
-    ready.set()
-    web.run_app(app, host="127.0.0.1", port=PORT, print=None)
+ANSWER = json.dumps({"reasoning": "", **dict.fromkeys(CRITERIA["subject"], 3)})
 
 
 def views(number: int, side: tuple[int, int]) -> Iterator[JudgeView]:
@@ -121,7 +96,7 @@ def main() -> None:
     os.environ["KIWI_VLM_JUDGE_BASE_URL"] = f"http://127.0.0.1:{PORT}/v1"
     context = multiprocessing.get_context("spawn")
     ready, most, delay = context.Event(), context.Value("i", 0), context.Value("d", 0.0)
-    server = context.Process(target=serve, args=(delay, ready, most), daemon=True)
+    server = context.Process(target=serve, args=(ANSWER, PORT, delay, ready, most), daemon=True)
     server.start()
     ready.wait(60)
     time.sleep(1.0)

@@ -19,12 +19,12 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Iterator
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from fixed_delay import serve
 from machine import machine
 
 from kiwi.curation.curators.vlm_score import Marks
@@ -40,32 +40,7 @@ CASES = {  # height, width, pictures a question, seconds that the server takes
     "832x480": (480, 832, 1, 0.25),
     "832x480, two": (480, 832, 2, 1.0),
 }
-ANSWER = {"choices": [{"message": {"content": '{"reasoning": "", "score": [20, 20]}'}, "finish_reason": "stop"}]}
-
-
-def serve(delay: Any, ready: Event, most: Any) -> None:
-    """The server's process."""
-    from aiohttp import web
-
-    at_once = 0
-
-    async def answer(request: web.Request) -> web.Response:
-        nonlocal at_once
-        at_once += 1
-        most.value = max(most.value, at_once)
-        await request.read()
-        await asyncio.sleep(delay.value)
-        at_once -= 1
-        return web.json_response(ANSWER)
-
-    async def models(request: web.Request) -> web.Response:
-        ready.set()
-        return web.json_response({"data": [{"id": "fixed"}]})
-
-    app = web.Application(client_max_size=2**28)
-    app.add_routes([web.post("/v1/chat/completions", answer), web.get("/v1/models", models)])
-    ready.set()
-    web.run_app(app, host="127.0.0.1", port=PORT, print=None)
+ANSWER = '{"reasoning": "", "score": [20, 20]}'
 
 
 def frames(height: int, width: int) -> list[Any]:
@@ -139,7 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     ready, most, delay = context.Event(), context.Value("i", 0), context.Value("d", 0.0)
-    server = context.Process(target=serve, args=(delay, ready, most), daemon=True)
+    server = context.Process(target=serve, args=(ANSWER, PORT, delay, ready, most), daemon=True)
     server.start()
     ready.wait(60)
     time.sleep(1.0)

@@ -73,8 +73,8 @@ class Workspace:
         return self.root / "decision.json"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes atomically: a reader sees the old file or the new one, whole."""
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes to a path or an address, atomically: a reader sees the old file or the new one, whole."""
     storage.write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 

@@ -6,7 +6,6 @@ is there is not made again, so a run that was killed loses one batch at most.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -164,14 +163,3 @@ def read_edits(batches: Sequence[Batch]) -> Iterator[tuple[Request, Frames | Non
             kept = {}
         for request in batch.requests:
             yield request, kept.get(request.key)
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """Sixteen hexadecimal digits over names and contents of a model folder: the same weights have the same edits."""
-    said = hashlib.sha256()
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        said.update(f"{path.relative_to(folder).as_posix()}\n{path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                said.update(block)
-    return said.hexdigest()[:16]

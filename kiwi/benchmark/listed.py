@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kiwi.benchmark.edits import RESULT, Editor, folder_fingerprint
+from kiwi.benchmark.edits import RESULT, Editor
 from kiwi.benchmark.judge import FORMAT, failed, judge_into
 from kiwi.benchmark.judges import judge_of
 from kiwi.benchmark.rubric import (
@@ -36,6 +36,8 @@ from kiwi.benchmark.samples import PROTOCOL, VIEW_PIXELS, BenchmarkError, Group
 from kiwi.benchmark.scores import Outcome, averaged, per_sample
 from kiwi.configuration import RunConfiguration, digest
 from kiwi.errors import KiwiError, UsageError
+from kiwi.hashing import contents_digest
+from kiwi.media.timing import evenly
 from kiwi.sources.benchmarks import BenchmarkEntry, open_entry, read_openve_bench, read_refvie_bench
 from kiwi.workspace import write_json
 
@@ -191,7 +193,7 @@ def _open(listed: Listed, sample: ListedSample) -> tuple[Frames, Image | None]:
         shown = decode_image(_bytes(reference)) if reference is not None else None
     except KiwiError as error:
         raise MeasurementError(FailedMeasurement.SOURCE_UNREADABLE, error.message) from error
-    chosen = np.unique(np.rint(np.linspace(0, len(clip) - 1, min(listed.frames, len(clip)))).astype(int))
+    chosen = evenly(len(clip), listed.frames)
     needed = sample.category in REFERENCE_CATEGORIES.values()
     return clip[chosen], shown if needed else None
 
@@ -229,7 +231,7 @@ def _kept(path: Path) -> Frames | None:
 
 def _edits_folder(configuration: RunConfiguration, listed: Listed) -> Path:
     folder = model_folder(configuration, configuration.stages[-1].name)
-    return benchmark_folder(configuration) / listed.name / f"{folder_fingerprint(folder)}-{listed.revision}"
+    return benchmark_folder(configuration) / listed.name / f"{contents_digest(folder)[:16]}-{listed.revision}"
 
 
 def _file_name(sample: ListedSample) -> str:

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
 from kiwi.benchmark.averages import equal_weight
@@ -30,6 +29,7 @@ from kiwi.benchmark.rubric import (
 )
 from kiwi.configuration import BenchmarkSettings, VlmSettings
 from kiwi.curation.curators.vlm_asking import version_of
+from kiwi.media.timing import evenly
 from kiwi.services import Inquiry, Patience, Picture, Question, Reply, Usage, VlmClient, ask_about, endpoint_of
 from kiwi.services.pictures import layout
 from kiwi.services.prompts import filled, read_prompts
@@ -142,11 +142,6 @@ def marks_of(rubric: Rubric) -> type[BaseModel]:
     marks: dict[str, Any] = dict.fromkeys(CRITERIA[rubric], (Mark, ...))
     made: type[BaseModel] = create_model(f"{rubric}_marks", __base__=_Answer, reasoning=(Reasoning, ...), **marks)
     return made
-
-
-def evenly(count: int, most: int) -> list[int]:
-    """At most `most` of `count` positions, evenly spread from the first to the last."""
-    return sorted({round(float(at)) for at in np.linspace(0, count - 1, min(count, most))})
 
 
 def _stumbled(error: Exception) -> Judgement:

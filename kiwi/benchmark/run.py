@@ -13,7 +13,6 @@ from kiwi.benchmark.edits import (
     Batch,
     Editor,
     edit_held_out,
-    folder_fingerprint,
     plan_batches,
     read_edits,
 )
@@ -24,6 +23,7 @@ from kiwi.benchmark.rubric import Frames, MeasurementError
 from kiwi.benchmark.samples import BenchmarkError, HeldOut, load_held_out
 from kiwi.configuration import RunConfiguration, digest
 from kiwi.errors import KiwiError
+from kiwi.hashing import contents_digest
 from kiwi.workspace import Workspace, read_json, write_json
 
 if TYPE_CHECKING:
@@ -146,9 +146,9 @@ def trained_models(configuration: RunConfiguration) -> list[ModelUnderTest]:
     folders = {name: model_folder(configuration, name) for name in stages}
     few = configuration.benchmark.stage_samples_per_kind
     last = stages[-1]
-    candidate = ModelUnderTest(CANDIDATE, last, folders[last], folder_fingerprint(folders[last]), True, None)
+    candidate = ModelUnderTest(CANDIDATE, last, folders[last], contents_digest(folders[last])[:16], True, None)
     earlier = [
-        ModelUnderTest(STAGE, name, folders[name], folder_fingerprint(folders[name]), False, few)
+        ModelUnderTest(STAGE, name, folders[name], contents_digest(folders[name])[:16], False, few)
         for name in stages[:-1]
     ]
     return [candidate, *earlier]
@@ -186,7 +186,7 @@ def _champion(
     if folder is None or not folder.is_dir():
         return said | {"unmeasured": "it has no scores for this benchmark, and its files cannot be had"}, None
     name = f"{champion.name} v{champion.version}"
-    return said, ModelUnderTest(CHAMPION, name, folder, folder_fingerprint(folder), False, None)
+    return said, ModelUnderTest(CHAMPION, name, folder, contents_digest(folder)[:16], False, None)
 
 
 def batches_of(configuration: RunConfiguration, held_out: HeldOut, model: Mapping[str, Any]) -> list[Batch]:

@@ -14,6 +14,7 @@ from kiwi.benchmark.rubric import Category, Frames, Image, JudgeView, Mask, Meas
 from kiwi.configuration import RunConfiguration, digest
 from kiwi.dataset.schema import Task
 from kiwi.errors import KiwiError
+from kiwi.media.timing import evenly
 from kiwi.workspace import published
 
 Group = Literal["subject", "background", "instruction"]
@@ -189,7 +190,7 @@ def _opened(folder: Path, row: dict[str, Any], frames: int) -> BenchmarkSample:
     length = min(len(source.frames), len(target.frames))
     if length < 2:
         raise _UnusableRowError("one frame only")
-    chosen = np.unique(np.rint(np.linspace(0, length - 1, min(frames, length))).astype(int))
+    chosen = evenly(length, frames)
     before, after = source.frames[chosen], target.frames[chosen]
     try:
         mask = changed_region(before, after)

@@ -153,7 +153,8 @@ def _edit_rows(
     path: Path, out: Path, model: str, workdir: Path, choices: dict[str, Any], laid: dict[str, Any]
 ) -> dict[str, Any]:
     started = time.monotonic()
-    from kiwi.editing.batch import contents_key, edit_batch, read_rows
+    from kiwi.editing.batch import edit_batch, read_rows
+    from kiwi.hashing import contents_digest
 
     rows = read_rows(path)
     if out.exists() and not out.is_dir():
@@ -162,7 +163,7 @@ def _edit_rows(
     with _progress("editing") as progress:
         done = edit_batch(
             lambda: _load(folder, choices, laid), rows, path.parent, out, _options(choices),
-            contents_key(folder) + f"-{laid['dtype']}", progress,
+            contents_digest(folder)[:16] + f"-{laid['dtype']}", progress,
         )  # fmt: skip
     seconds = round(time.monotonic() - started, 3)
     print(f"{done.done} of {done.rows} rows done, {done.skipped} of them before; {done.failed} failed", file=sys.stderr)

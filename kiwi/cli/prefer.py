@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -153,9 +154,8 @@ def _serve(
     links = {name: f"{site}/join?rater={desk.link_key(store.invite(name))}" for name in access.named}
     _announce(desk, site, links, as_json)
     try:
-        serve(desk, listening)
-    except KeyboardInterrupt:
-        pass
+        with contextlib.suppress(KeyboardInterrupt):  # how one stops it
+            serve(desk, listening)
     finally:
         store.close()
     print(f"stopped; the votes are in {store.name}", file=sys.stderr)

@@ -246,5 +246,5 @@ def _words(body: Any) -> str:
         said = json.loads(text)
         text = str(said.get("message") or said.get("error") or text) if isinstance(said, dict) else text
     except ValueError:
-        pass
+        return " ".join(text.split())[:200]  # no JSON, such as a proxy's page: its own words
     return " ".join(text.split())[:200]

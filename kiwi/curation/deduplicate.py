@@ -22,12 +22,13 @@ from kiwi.curation.curators import registry
 from kiwi.curation.errors import CurationError
 from kiwi.curation.keys import effective_settings
 from kiwi.curation.parts import DECISION, MEASURED, read_table, schema_of, write_table
-from kiwi.curation.plan import Plan, read_document, read_plan, write_document
+from kiwi.curation.plan import Plan, read_document, read_plan
 from kiwi.curation.stages import SHARD_STAGES, stages_before
 from kiwi.curation.steps import step_of
 from kiwi.dataset.schema import WORTHLESS, Reason, Status, TrainsAs
 from kiwi.dataset.statistics import funnel_of
 from kiwi.tracking import TaskRun
+from kiwi.workspace import write_json
 
 STAGE = "deduplicate"
 PART_ROWS = 4096
@@ -69,7 +70,7 @@ def deduplicate(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any
     kinds = {kind.value: rows.filter(pl.col("trains_as") == kind).height for kind in TrainsAs}
     books = {**funnel[-1], "rows": rows.height, "funnel": funnel, "curators": provenance, "trains_as": kinds}
     books["seconds"] = round(time.monotonic() - started, 3)
-    write_document(marker, books)
+    write_json(marker, books)
     task.metrics({"rows_in": books["rows_in"], "kept": books["kept"], "seconds": books["seconds"]})
     return {**books, "path": plan.deduplicated}
 

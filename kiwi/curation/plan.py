@@ -27,7 +27,7 @@ from kiwi.curation.keys import curation_key, score_decision_key, stage_keys
 from kiwi.dataset.schema import EditPair, Reason, Task
 from kiwi.sources.listing import iterate_pairs
 from kiwi.tracking import TaskRun
-from kiwi.workspace import Workspace
+from kiwi.workspace import Workspace, write_json
 
 LISTED_ROWS = 65_536  # rows of a part of the listing
 _LISTING = pa.schema(
@@ -123,7 +123,7 @@ def plan_shards(configuration: RunConfiguration, task: TaskRun) -> list[int]:
                 "the source lists other pairs than when it was planned", f"delete {folder} to curate it anew"
             )
         known = _listed(configuration, folder, task)
-        write_document(storage.join(folder, "plan.json"), known)
+        write_json(storage.join(folder, "plan.json"), known)
     pairs = int(known["pairs"])
     shards = min(configuration.curation.shards, pairs)
     task.params({"pairs": pairs, "shards": shards, "chunk_rows": configuration.curation.chunk_rows})
@@ -166,11 +166,6 @@ class Listing:
         return self._held[1]
 
 
-def write_document(path: str, value: Any) -> None:
-    """JSON, whole or not at all."""
-    storage.write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
-
-
 def read_document(path: str) -> Any:
     """Raises StorageError where it is missing, CurationError where it is no JSON."""
     try:
@@ -202,7 +197,7 @@ def _listed(configuration: RunConfiguration, folder: str | None, task: TaskRun) 
         raise CurationError("the source lists no pairs", "give --pairs a CSV with rows, or ask for procedural samples")
     repeated = names.repetitions()
     if folder is not None and repeated:
-        write_document(storage.join(folder, "repeated.json"), repeated)
+        write_json(storage.join(folder, "repeated.json"), repeated)
     task.progress(counted, counted, "pairs")
     rule = "position modulo shards"
     return {"pairs": counted, "repeated_ids": len(repeated), "sha256": whole.hexdigest(), "rule": rule}

@@ -15,11 +15,12 @@ from kiwi.configuration import CurationSettings, RunConfiguration
 from kiwi.curation.errors import CurationError
 from kiwi.curation.ingest import ingest_chunk
 from kiwi.curation.parts import DECISION, FIXED, Row, counted, read_part, schema_of, write_part
-from kiwi.curation.plan import Listing, Plan, read_document, read_plan, write_document
+from kiwi.curation.plan import Listing, Plan, read_document, read_plan
 from kiwi.curation.steps import apply_score_threshold, step_of, usage_of
 from kiwi.dataset.schema import CURATION_STAGES
 from kiwi.dataset.shards import ShardSet
 from kiwi.tracking import TaskRun
+from kiwi.workspace import write_json
 
 GLOBAL_STAGES = ("unique_crops", "deduplicate")
 SHARD_STAGES = tuple(stage for stage in CURATION_STAGES if stage not in GLOBAL_STAGES)
@@ -53,7 +54,7 @@ def run_stage(configuration: RunConfiguration, stage: str, shard: int, task: Tas
         work = _step_work(configuration, plan, stage, shard, task)
     books = _run_chunks(plan, stage, shard, configuration.curation, task, work)
     books["seconds"] = round(time.monotonic() - started, 3)
-    write_document(path, books)
+    write_json(path, books)
     task.metrics({"rows_in": books["rows_in"], "kept": books["kept"], "seconds": books["seconds"]})
     return {**books, "path": folder}
 

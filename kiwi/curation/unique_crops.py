@@ -16,10 +16,11 @@ from kiwi.configuration import RunConfiguration
 from kiwi.curation.curators import registry
 from kiwi.curation.errors import CurationError
 from kiwi.curation.parts import Row, counted, decide, leave, schema_of, write_part
-from kiwi.curation.plan import Plan, read_document, read_plan, write_document
+from kiwi.curation.plan import Plan, read_document, read_plan
 from kiwi.curation.stages import add_counts, read_rows, stages_before
 from kiwi.dataset.schema import Reason, Status
 from kiwi.tracking import TaskRun
+from kiwi.workspace import write_json
 
 STAGE = "unique_crops"
 _NEEDS = ("iid", "position", "crop_fingerprint")
@@ -66,7 +67,7 @@ def _decide_all(configuration: RunConfiguration, plan: Plan, books: dict[str, An
                     _decide(row, repeats.get(row["position"]))
             write_part(plan.part(STAGE, shard, chunk), rows, schema_of(STAGE))
             add_counts(own, counted(rows, STAGE))
-        write_document(plan.books(STAGE, shard), own)
+        write_json(plan.books(STAGE, shard), own)
         add_counts(books, own)
         task.progress(shard + 1, plan.shards, "shards", kept=(books["kept"], books["rows_in"]))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kiwi import storage
 from kiwi.configuration import CurationSettings
 from kiwi.dataset.licences import added_up, forbidden, identifier, terms_of
 from kiwi.dataset.manifest import CARD
@@ -87,9 +87,7 @@ _DECIDES = {
 def write_card(folder: Path, manifest: Mapping[str, Any]) -> Path:
     """Writes <folder>/README.md atomically and returns its path."""
     path = folder / CARD
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(dataset_card(manifest))
-    os.replace(temporary, path)
+    storage.write_bytes(path, dataset_card(manifest).encode())
     return path
 
 

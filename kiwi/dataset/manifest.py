@@ -16,6 +16,7 @@ from kiwi.configuration import canonical_json
 from kiwi.dataset.schema import CURATION_STAGES, Status
 from kiwi.dataset.statistics import Rows, reasons_of, statistics_of, tally
 from kiwi.errors import KiwiError
+from kiwi.hashing import sha256_of
 from kiwi.workspace import read_json
 
 FORMAT = "kiwi-dataset/1"
@@ -42,11 +43,6 @@ class FileEntry:
 def describe_file(folder: Path, path: Path, entries: int) -> FileEntry:
     """Hashes a file of the dataset."""
     return FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of(path), entries)
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build_manifest(

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kiwi.dataset.manifest import CARD, MANIFEST, ManifestError, dataset_digest, read_manifest, sha256_of
+from kiwi.dataset.manifest import CARD, MANIFEST, ManifestError, dataset_digest, read_manifest
 from kiwi.dataset.reader import open_media
 from kiwi.dataset.rows import COLUMNS, RELEASED
 from kiwi.dataset.schema import FAILURES, Reason, Status, Task, TrainsAs
 from kiwi.dataset.shards import ShardError
 from kiwi.dataset.statistics import FunnelError, collected, funnel_of
+from kiwi.hashing import sha256_of
 
 QUICK = 32  # rows whose media and references a quick verification decodes
 SMALLEST_SIDE = 8  # pixels of a reference's shorter side

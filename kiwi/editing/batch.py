@@ -7,14 +7,14 @@ instruction, the seed, the options, the model), so a row that is done and unchan
 from __future__ import annotations
 
 import csv
-import hashlib
-import os
+import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from kiwi import storage
 from kiwi.configuration import digest
 from kiwi.editing.errors import EditError
 from kiwi.editing.files import EditedFile, edit_files
@@ -22,6 +22,7 @@ from kiwi.editing.options import SamplingOptions
 from kiwi.editing.request import FileRequest, check_request
 from kiwi.editing.streams import Progress, StreamEditor
 from kiwi.errors import KiwiError, UsageError
+from kiwi.hashing import contents_digest
 from kiwi.media.limits import MediaError
 
 RESULTS = "results.csv"
@@ -151,24 +152,11 @@ def read_results(path: Path) -> list[RowResult]:
 
 def write_results(path: Path, results: dict[int, RowResult]) -> None:
     """Writes atomically, in the order of the rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(RowResult)])
-        writer.writeheader()
-        writer.writerows(asdict(results[number]) for number in sorted(results))
-    os.replace(temporary, path)
-
-
-def contents_key(path: Path) -> str:
-    """Sixteen hexadecimal digits over a file's contents, or over names and contents of all files of a folder."""
-    said = hashlib.sha256()
-    for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
-        said.update(f"{file.relative_to(path).as_posix()}\n{file.stat().st_size}\n".encode())
-        with file.open("rb") as opened:
-            while block := opened.read(_BLOCK):
-                said.update(block)
-    return said.hexdigest()[:16]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in fields(RowResult)])
+    writer.writeheader()
+    writer.writerows(asdict(results[number]) for number in sorted(results))
+    storage.write_bytes(path, text.getvalue().encode())
 
 
 def _row(number: int, said: dict[str, str | None]) -> Row:
@@ -209,7 +197,7 @@ def _suffix(video: Path) -> str:
 
 
 def _key(request: FileRequest, options: SamplingOptions, model_key: str) -> str:
-    seen = [contents_key(path) if path else "" for path in (request.video, request.reference)]
+    seen = [contents_digest(path)[:16] if path else "" for path in (request.video, request.reference)]
     chosen = asdict(replace(options, seed=request.seed, batch_size=None))
     return digest([*seen, request.prompt, chosen, model_key])
 

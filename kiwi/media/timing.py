@@ -60,3 +60,8 @@ class Sampler:
 
     def _place(self, sample: int) -> int:
         return math.floor(sample * max(1.0, self.rate / self.sample_fps) + 0.5)
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of `count` positions, evenly spread from the first to the last, each once."""
+    return sorted({int(place) for place in np.rint(np.linspace(0, count - 1, min(count, most)))})

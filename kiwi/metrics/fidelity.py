@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kiwi.benchmark.metrics import decibels
 from kiwi.metrics.frames import luma, mean_of, over_frames
 from kiwi.metrics.results import Failure, Frames, Mask, Measured, MetricError, check_alike, check_region
 
-HIGHEST_PSNR = 60.0  # what identical pixels get, here and in the benchmark's scores
 WINDOW, SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _MIDDLE = 128.0  # taken off before squaring, so that float32 keeps the variance of bright, flat windows
@@ -38,13 +36,6 @@ def psnr(name: str, edit: Frames, other: Frames, called: str, region: Mask | Non
         raise MetricError(Failure.EMPTY_REGION, "the region to measure holds no pixel")
     frames = tuple(decibels(total / (3 * count)) if count else None for total, count in errors)
     return Measured(name, decibels(sum(total for total, _ in errors) / (3 * pixels)), "dB", "higher", frames)
-
-
-def decibels(mean_squared_error: float) -> float:
-    """PSNR in dB of a mean squared error in squared levels of 0-255, at most 60."""
-    if mean_squared_error <= 0:
-        return HIGHEST_PSNR
-    return min(HIGHEST_PSNR, 10 * math.log10(255.0**2 / mean_squared_error))
 
 
 def ssim(name: str, edit: Frames, other: Frames, called: str, region: Mask | None = None) -> Measured:

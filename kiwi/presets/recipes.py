@@ -1,6 +1,6 @@
 """The paper's curriculum by two recipes, `paper` and `released`, as stages that can be scaled down.
 
-The rows are data (kiwi/presets/wan.py). Here they become settings of a stage, with the sizes, lengths, buckets and
+The rows are data. They become settings of a stage, with the sizes, lengths, buckets and
 augmentation that belong to them, at the size that they name or at a smaller one of the same shape.
 
 Where the two recipes disagree, and what is taken:
@@ -17,10 +17,46 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from kiwi.configuration import StageSettings
-from kiwi.presets.wan import GLOBAL_BATCH, RECIPES, REFERENCE_ONLY, Recipe, Stage
+from kiwi.configuration import MediaKind, StageSettings
+
+Recipe = Literal["released", "paper"]
+BRIDGE = ("queries", "connectors", "lora")
+GLOBAL_BATCH = 128
+PIXELS = 921_600
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of a recipe: pixels of a frame, frames of a clip at most, steps, learning rate, mix, what is trained."""
+
+    name: str
+    pixels: int
+    frames: int
+    steps: int
+    rate: float
+    mix: dict[MediaKind, float]
+    trainable: tuple[str, ...] = ("all",)
+
+
+# The paper's text names 12K steps and, for stages 2 and 3, 10K; it does not say which of them stage 1 has, nor how the
+# two resolutions of stage 2 share theirs. Taken here: 12K for stage 1, 10K for each resolution.
+RECIPES: dict[Recipe, tuple[Stage, ...]] = {
+    "released": (
+        Stage("stage1", 1024 * 1024, 1, 30_000, 1e-5, {"image": 1.0}, BRIDGE),
+        Stage("stage2a", 360_000, 81, 20_000, 1e-5, {"image": 0.5, "video": 0.5}),
+        Stage("stage2b", PIXELS, 81, 20_000, 1e-5, {"image": 0.5, "video": 0.5}),
+        Stage("stage3", PIXELS, 81, 15_000, 5e-6, {"image": 1 / 3, "video": 1 / 3, "reference": 1 / 3}),
+    ),
+    "paper": (
+        Stage("stage1", 1024 * 1024, 1, 12_000, 2e-5, {"image": 1.0}, BRIDGE),
+        Stage("stage2a", 360_000, 81, 10_000, 2e-5, {"image": 0.5, "video": 0.5}),
+        Stage("stage2b", 960_000, 81, 10_000, 2e-5, {"image": 0.5, "video": 0.5}),
+        Stage("stage3", 960_000, 81, 10_000, 2e-5, {"image": 0.5, "video": 0.25, "reference": 0.25}),
+    ),
+}
+REFERENCE_ONLY = Stage("stage3", PIXELS, 81, 30_000, 5e-6, {"reference": 1.0})  # the paper's "Ref. data only"
 
 REFERENCE_SCALE = (0.7, 1.0)
 TOKENS_A_CLIP = 18_480  # of 81 frames of 704x1280: images fill batches to as many tokens a sample of the batch
@@ -35,7 +71,7 @@ class Scale:
         frames: of a clip, at most; 4k + 1.
         steps: as a share of the recipe's; at least one.
         batch: samples of a batch.
-        multiple: what sides must be multiples of.
+        multiple: what sides are multiples of; 1 leaves it to what fits a clip to the budget.
         batch_tokens: transformer tokens of a batch; None: batches of `batch` samples.
     """
 
@@ -43,7 +79,7 @@ class Scale:
     frames: int = 81
     steps: float = 1.0
     batch: int = GLOBAL_BATCH
-    multiple: int = 32
+    multiple: int = 1
     batch_tokens: int | None = GLOBAL_BATCH * TOKENS_A_CLIP
 
 

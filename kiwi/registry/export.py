@@ -6,7 +6,6 @@ subfolder `registry`. It is written under another name, read back against its ha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from kiwi.errors import UsageError
+from kiwi.hashing import contents_digest, sha256_of
 from kiwi.registry.approvals import approved_by
 from kiwi.registry.history import Entry, History
-from kiwi.registry.versions import CHAMPION, ModelVersion, RegistryError, download_model, folder_digest, show
+from kiwi.registry.versions import CHAMPION, ModelVersion, RegistryError, download_model, show
 from kiwi.tracking.server import answers, connect, hide_password
 
 FACTS = "registry"
@@ -87,7 +87,7 @@ def check_export(folder: Path) -> int:
             f"{folder / name} is {'not listed in ' + str(path) if name in found else 'missing'}", remedy
         )
     for name, digest in sorted(listed.items()):
-        if _sha256(folder / name) != digest:
+        if sha256_of(folder / name) != digest:
             raise RegistryError(f"{folder / name} is not the file that was exported", remedy)
     return len(listed) + 1
 
@@ -160,7 +160,7 @@ def _write_facts(uri: str, version: ModelVersion, told: list[Entry], folder: Pat
     (facts / "card.md").write_text(_card(folder, version, decision))
     (facts / "README.md").write_text(_how_to_use(version))
     hashes = {
-        path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()
     }
     provenance = {
         "name": version.name,
@@ -218,7 +218,7 @@ def _check(folder: Path, version: ModelVersion) -> tuple[int, int]:
     files = check_export(folder)
     facts = folder / FACTS
     os.rename(facts, aside := folder.with_name(FACTS))
-    same = folder_digest(folder) == version.tags["model.digest"]
+    same = contents_digest(folder) == version.tags["model.digest"]
     os.rename(aside, facts)
     if not same:
         raise RegistryError(f"the copy of version {version.version} is not what was registered", "try again")
@@ -239,8 +239,3 @@ def _put(folder: Path, out: Path) -> None:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

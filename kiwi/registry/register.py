@@ -8,6 +8,7 @@ from typing import Any
 
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError
+from kiwi.hashing import contents_digest
 from kiwi.registry.approvals import NotApproved, policy_tags
 from kiwi.registry.gate import Decision, decide_gate
 from kiwi.registry.history import Entry, default_who
@@ -18,7 +19,6 @@ from kiwi.registry.versions import (
     ModelVersion,
     RegistryError,
     checked_name,
-    folder_digest,
     list_versions,
     show,
     versions,
@@ -106,7 +106,7 @@ def _tags(configuration: RunConfiguration, folder: Path, key: str, scores: dict[
         "benchmark.revision": scores.get("revision"),
         "benchmark.judge": scores.get("judge"),
         "benchmark.overall": scores.get("overall"),
-        "model.digest": folder_digest(folder),
+        "model.digest": contents_digest(folder),
         "model.bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         **_dataset_tags(configuration),
         **policy_tags(configuration.gate, default_who()),

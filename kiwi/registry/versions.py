@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError, UsageError
+from kiwi.hashing import contents_digest
 from kiwi.tracking.server import (
     TrackingError,
     TrackingUnavailable,
@@ -204,7 +204,7 @@ def download_model(
         raise gone from error
     if not folder.is_dir():
         raise gone
-    if (said := version.tags.get("model.digest")) and said != folder_digest(folder):
+    if (said := version.tags.get("model.digest")) and said != contents_digest(folder):
         raise RegistryError(
             f"the files of {name} version {version.version} in {folder} are not those that were registered",
             "restore them from a backup, or choose another version (`kiwi model list`)",
@@ -228,14 +228,3 @@ def checked_content(uri: str, version: ModelVersion) -> str:
     with TemporaryDirectory(prefix="kiwi-content-") as folder:
         download_model(uri, version.name, version.version, Path(folder))
     return said
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all files in a folder."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        whole.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                whole.update(block)
-    return whole.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from functools import cache
 from hashlib import sha256
@@ -12,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from kiwi import storage
 from kiwi.reports import figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,10 +30,7 @@ def write_page(path: Path, template: str, page: Any) -> None:
             script_hash=b64encode(sha256(script.encode()).digest()).decode(),
         )
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    storage.write_bytes(path, text.encode())
 
 
 @cache

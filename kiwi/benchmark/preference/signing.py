@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -76,8 +77,7 @@ def _keep(path: Path, text: str) -> None:
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
+        with contextlib.suppress(FileExistsError):  # another process came first: its file stands
+            os.link(temporary, path)
     finally:
         temporary.unlink()

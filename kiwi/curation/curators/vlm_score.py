@@ -31,6 +31,7 @@ from kiwi.curation.curators.vlm_asking import (
     version_of,
     whole,
 )
+from kiwi.media.timing import evenly
 from kiwi.services import Inquiry, Picture, Question, Reply, ask_about
 from kiwi.services.pictures import layout
 from kiwi.services.prompts import filled, read_prompts
@@ -109,15 +110,6 @@ class VlmScorer:
                 return Score(**failed_as(reply.failure, f"frame {pick}: "), name=self.score_name)
         marks = [[answer.score for answer in reply.values] for reply in replies]
         return Score(_measures(marks[::2], marks[1::2]), overall=_overall(marks), name=self.score_name)
-
-
-def evenly(count: int, most: int) -> list[int]:
-    """At most `most` of `count` positions, the first and the last among them where there are two or more."""
-    if count <= most:
-        return list(range(count))
-    if most == 1:
-        return [0]
-    return [round(index * (count - 1) / (most - 1)) for index in range(most)]
 
 
 def _frame_scores(semantic: list[list[list[float]]], quality: list[list[list[float]]]) -> list[list[float]]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from kiwi.dataset import verify
 from kiwi.dataset.assemble import write_dataset
-from kiwi.dataset.manifest import dataset_digest, read_manifest, sha256_of
+from kiwi.dataset.manifest import dataset_digest, read_manifest
 from kiwi.dataset.split import all_train
 from kiwi.dataset.verify import reference_problem, verify_dataset
+from kiwi.hashing import sha256_of
 from kiwi.media import png_bytes
 
 Curated = Callable[..., pl.DataFrame]

@@ -10,11 +10,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from kiwi.editing.batch import BatchSummary, RowResult, contents_key, edit_batch, read_results, read_rows
+from kiwi.editing.batch import BatchSummary, RowResult, edit_batch, read_results, read_rows
 from kiwi.editing.options import SamplingOptions
 from kiwi.editing.pipeline import KiwiEditPipeline
 from kiwi.editing.streams import StreamEditor
 from kiwi.errors import UsageError
+from kiwi.hashing import contents_digest
 from kiwi.media import encode_video
 from kiwi.media.streaming import survey
 
@@ -172,6 +173,6 @@ def test_a_model_folder_is_known_by_its_contents(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name / "part").mkdir(parents=True)
         (tmp_path / name / "part" / "weights").write_bytes(b"12")
-    assert contents_key(tmp_path / "a") == contents_key(tmp_path / "b")
+    assert contents_digest(tmp_path / "a") == contents_digest(tmp_path / "b")
     (tmp_path / "b" / "part" / "weights").write_bytes(b"13")
-    assert contents_key(tmp_path / "a") != contents_key(tmp_path / "b")
+    assert contents_digest(tmp_path / "a") != contents_digest(tmp_path / "b")

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from kiwi.configuration import GateSettings, RunConfiguration
 from kiwi.errors import UsageError
+from kiwi.hashing import contents_digest
 from kiwi.registry import (
     NotApproved,
     RegistryError,
@@ -21,7 +22,6 @@ from kiwi.registry import (
     promote_candidate,
     register,
 )
-from kiwi.registry.versions import folder_digest
 from kiwi.tracking import silent
 from kiwi.tracking.server import connect
 from tests.unit.registry.registering import NAME, registered, trained
@@ -67,7 +67,7 @@ def test_an_approval_is_for_the_files_that_were_approved(asking: Asking) -> None
     for attempt in (lambda: promote(uri, NAME, "1"), lambda: approve(uri, NAME, "1", who="Grace")):
         with pytest.raises(RegistryError, match="not those that were registered"):
             attempt()
-    digest = folder_digest(Path(version.source))
+    digest = contents_digest(Path(version.source))
     connect(uri).set_model_version_tag(NAME, "1", "model.digest", digest)
     with pytest.raises(NotApproved, match="0 of 1 approvals"):
         promote(uri, NAME, "1")

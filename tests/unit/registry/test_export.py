@@ -10,9 +10,9 @@ import pytest
 
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import UsageError
+from kiwi.hashing import contents_digest
 from kiwi.registry import ModelVersion, RegistryError, export, export_model, promote
 from kiwi.registry.export import check_export
-from kiwi.registry.versions import folder_digest
 from kiwi.tracking import TrackingUnavailable
 from kiwi.tracking.server import connect
 from tests.unit.registry.registering import NAME, bare_versions, registered
@@ -45,7 +45,7 @@ def test_an_export_is_the_model_folder_with_all_that_the_registry_knows_of_it(
     assert "c0ffee" in (facts / "card.md").read_text()
     assert (facts / "card.md").read_text().startswith("# A model\n")
     shutil.rmtree(facts)
-    assert folder_digest(out) == done.digest
+    assert contents_digest(out) == done.digest
     assert left_over(out) == ["model"]
 
 
@@ -97,7 +97,7 @@ def test_files_that_changed_are_gone_or_pickled_are_not_exported(configuration: 
     (source / "more.pt").write_bytes(b"pickle")
     with pytest.raises(RegistryError, match="not those that were registered"):
         export_model(uri, NAME, "1", out=out)
-    connect(uri).set_model_version_tag(NAME, "1", "model.digest", folder_digest(source))
+    connect(uri).set_model_version_tag(NAME, "1", "model.digest", contents_digest(source))
     with pytest.raises(RegistryError, match=r"holds the pickle more\.pt"):
         export_model(uri, NAME, "1", out=out)
     shutil.rmtree(source)
