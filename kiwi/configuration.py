@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from kiwi.errors import UsageError
 
@@ -233,13 +233,16 @@ class TrainerSettings(Settings):
 
     device: str = Field("auto", description='"auto", "cpu", "cuda" or "cuda:N"')
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the arithmetic; weights and moments stay in float32 either way"
+        "float32", description="of the arithmetic; the weights that are trained are kept to float32 either way"
     )
+    attention: str = Field("native", description="one of diffusers' attention backends: native, _native_cudnn, flash…")
     shard_ranks: int | None = Field(
         None, ge=1, description="ranks that one copy of the weights is spread over (FSDP); fewer than all: HSDP"
     )
-    recompute: Literal["none", "selective", "full"] = Field(
-        "none", description="what the backward pass computes again: nothing; all but products; whole blocks"
+    recompute: Literal["none", "selective", "attention", "full"] = Field(
+        "none",
+        description="what the backward pass computes again: nothing; all but products and attention; all but "
+        "attention; whole blocks",
     )
     compile: bool = Field(False, description="compile the transformer's blocks")
     prefetch: int = Field(2, ge=1, description="batches made ready ahead of their step")
@@ -257,6 +260,9 @@ class TrainerSettings(Settings):
 class BenchmarkSettings(Settings):
     """A held-out benchmark. `share` is the part of the user's own pairs that is held out of training."""
 
+    listed: str | None = Field(
+        None, description="NAME=LOCATION of a list without ground truth, which the gate is to decide on; None: held out"
+    )
     samples_per_kind: int = Field(40, ge=1)
     stage_samples_per_kind: int = Field(16, ge=1, description="samples for the figures that show what a stage added")
     sampling_steps: int = Field(5, ge=1)
@@ -271,6 +277,12 @@ class BenchmarkSettings(Settings):
     prices: tuple[float, float] | None = Field(
         None, description="of the judge mllm, for a million tokens read and a million written, in any currency"
     )
+
+    @model_validator(mode="after")
+    def _judge_needs_no_truth(self) -> BenchmarkSettings:
+        if self.listed is not None and self.judge == "measured":
+            raise ValueError("a list has no ground truth, which the judge measured needs: set benchmark.judge=mllm")
+        return self
 
 
 class GateSettings(Settings):

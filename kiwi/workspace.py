@@ -48,6 +48,11 @@ class Workspace:
         return self.root / "records"
 
     @property
+    def locks(self) -> Path:
+        """Held by tasks at work, one file a task."""
+        return self.root / ".locks"
+
+    @property
     def repository(self) -> Path:
         """The git and DVC repository in which dataset versions are published."""
         return self.root / "data"

@@ -35,6 +35,7 @@ def train(
     On several GPUs: torchrun --nproc-per-node N -m kiwi train STAGE. After SIGTERM it has saved, and exits with 143.
     """
     from kiwi.cli.stored import stored_configuration
+    from kiwi.cluster.prerequisites import check_editor
 
     configuration = stored_configuration(workdir)
     configuration.stage(stage)
@@ -43,6 +44,7 @@ def train(
         "samples_every": samples_every, "profile": profile or None,
     }  # fmt: skip
     configuration = _with_trainer(configuration, {key: value for key, value in said.items() if value is not None})
+    check_editor(configuration)
     result = _trained(configuration, stage)
     if os.environ.get("RANK", "0") != "0":
         return

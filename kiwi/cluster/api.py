@@ -136,14 +136,21 @@ class Cluster:
         self._recurring = api.RecurringRunServiceApi(client)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment of that name, which is made where there is none."""
-        listed = self._pages(self._experiments.experiment_service_list_experiments, "experiments")
-        for known in listed:
-            if known.display_name == name:
-                return str(known.experiment_id)
+        """The id of the experiment of that name, which is made where there is none; of two who try, both get it."""
+        if known := self._known_experiment(name):
+            return known
         body = self._api.V2beta1Experiment(display_name=name, namespace=self.namespace)
         make = self._experiments.experiment_service_create_experiment
-        return str(self._ask(lambda: make(body, _request_timeout=SECONDS), again=False).experiment_id)
+        try:
+            return str(self._ask(lambda: make(body, _request_timeout=SECONDS), again=False).experiment_id)
+        except Conflict:
+            if known := self._known_experiment(name):
+                return known
+            raise
+
+    def _known_experiment(self, name: str) -> str | None:
+        listed = self._pages(self._experiments.experiment_service_list_experiments, "experiments")
+        return next((str(known.experiment_id) for known in listed if known.display_name == name), None)
 
     def submit(
         self, name: str, spec: dict[str, Any], config: str, experiment: str, account: str | None, root: str | None

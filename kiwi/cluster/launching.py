@@ -1,4 +1,8 @@
-"""One stage of the curriculum in a pod with several GPUs: torchrun inside the pod, on the same entry point."""
+"""One stage of the curriculum over several processes: torchrun in the task's own pod, or on several nodes.
+
+Several nodes are a TrainJob where KIWI_TRAIN_JOB says how (following_jobs.py), and processes of this host elsewhere
+(local_nodes.py). What runs on a node is the same command in both.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,11 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from kiwi.cluster import local_nodes
+from kiwi.cluster.following_jobs import launch
+from kiwi.cluster.train_jobs import Placement
 from kiwi.configuration import RunConfiguration
-from kiwi.errors import KiwiError
+from kiwi.errors import KiwiError, UsageError
 from kiwi.training import train_stage
 
 if TYPE_CHECKING:
@@ -18,29 +25,56 @@ if TYPE_CHECKING:
 
 
 def train(configuration: RunConfiguration, stage: str, task: TaskRun) -> dict[str, Any]:
-    """The stage's result. KIWI_PROCESSES, which a profile's pool sets, says over how many processes it is trained.
+    """The stage's result. The profile's pool says by KIWI_NODES and KIWI_PROCESSES how it is trained.
 
     Raises KiwiError where the processes failed; what they had saved is found by the next try.
     """
-    processes = int(os.environ.get("KIWI_PROCESSES", "1"))
-    if processes > 1:
-        _train_together(configuration, stage, processes)
+    nodes, processes = _number("KIWI_NODES"), _number("KIWI_PROCESSES")
+    if nodes * processes > 1:
+        _train_together(configuration, stage, nodes, processes)
     return train_stage(configuration, stage, task)
 
 
-def _train_together(configuration: RunConfiguration, stage: str, processes: int) -> None:
+def _number(variable: str) -> int:
+    said = os.environ.get(variable, "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise UsageError(f"{variable}={said!r} is no number from 1", "unset it, or mend the profile's pool")
+    return int(said)
+
+
+def _train_together(configuration: RunConfiguration, stage: str, nodes: int, processes: int) -> None:
     from kiwi.training.results import finished_stage
 
-    if finished_stage(configuration, stage) is not None:
+    def finished() -> bool:
+        return finished_stage(configuration, stage) is not None
+
+    if finished():
         return
-    code = run(command(configuration, stage, processes))
-    if code or finished_stage(configuration, stage) is None:
-        raise KiwiError(f"training {stage} with {processes} processes ended with {code}", "see the task's log")
+    if nodes > 1 and (placement := Placement.told()) is not None:
+        launch(configuration, stage, node_command(configuration, stage, "python"), placement, finished)
+        return
+    if nodes > 1:
+        code = local_nodes.run(node_command(configuration, stage), nodes, processes)
+    else:
+        code = run(command(configuration, stage, processes))
+    if code or not finished():
+        where = f"on {nodes} nodes " if nodes > 1 else ""
+        raise KiwiError(f"training {stage} {where}with {processes} processes ended with {code}", "see the task's log")
 
 
 def command(configuration: RunConfiguration, stage: str, processes: int) -> list[str]:
+    """torchrun on one node."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*launcher, "-m", "kiwi", "train", stage, "--workdir", configuration.workspace]
+    return [*launcher, *_entry(configuration, stage)]
+
+
+def node_command(configuration: RunConfiguration, stage: str, python: str = sys.executable) -> list[str]:
+    """torchrun on one of several nodes, which learns all else from PET_ variables."""
+    return [python, "-m", "torch.distributed.run", *_entry(configuration, stage)]
+
+
+def _entry(configuration: RunConfiguration, stage: str) -> list[str]:
+    return ["-m", "kiwi", "train", stage, "--workdir", configuration.workspace]
 
 
 def run(said: list[str]) -> int:

@@ -6,6 +6,7 @@ A laptop checks it inside `kiwi run`, a cluster in a task of its own, told by KI
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiwi import storage
 from kiwi.cluster.kubernetes import Kubernetes, inside_cluster
+from kiwi.cluster.train_jobs import TRAINER, VERSION
 from kiwi.configuration import RunConfiguration, WeightsSettings
 from kiwi.errors import KiwiError, UsageError
 from kiwi.tracking.server import (
@@ -29,6 +31,8 @@ from kiwi.tracking.server import (
 
 if TYPE_CHECKING:
     import requests  # type: ignore[import-untyped,unused-ignore]
+
+    from kiwi.registry.history import History
 
 GIGABYTE = 10**9
 SECONDS = 5.0
@@ -55,6 +59,7 @@ class Needs:
     accelerators: dict[str, int] | None = None
     queue: str | None = None
     namespace: str | None = None
+    training_runtime: str | None = None
 
     @classmethod
     def told(cls) -> Needs:
@@ -64,7 +69,10 @@ class Needs:
 
 def check(configuration: RunConfiguration) -> None:
     """Raises PrerequisitesError with one list of all that is missing. Takes milliseconds where nothing is remote."""
-    problems = list(missing(configuration, Needs.told()))
+    _raise_for(list(missing(configuration, Needs.told())))
+
+
+def _raise_for(problems: list[Problem]) -> None:
     if not problems:
         return
     count = "one thing is" if len(problems) == 1 else f"{len(problems)} things are"
@@ -72,15 +80,22 @@ def check(configuration: RunConfiguration) -> None:
     raise PrerequisitesError(f"nothing was started: {count} missing{listed}")
 
 
+def check_editor(configuration: RunConfiguration) -> None:
+    """Raises PrerequisitesError with what a released size lacks: weights, disk, a GPU. Nothing for tiny and middle."""
+    _raise_for(list(_editor(configuration)))
+
+
 def missing(configuration: RunConfiguration, needs: Needs) -> Iterator[Problem]:
-    """Every problem, in the order secrets, space, tracking, stores, model services, weights, quotas."""
+    """Every problem, in the order secrets, space, tracking, registry, stores, model services, weights, quotas."""
     yield from _secrets(needs)
     yield from _space(configuration.workdir, needs.free_gigabytes)
     for ask in (
         partial(_tracking, configuration),
+        _registry,
         partial(_stores, configuration),
         partial(_model_services, configuration),
         partial(_weights, configuration),
+        partial(_editor, configuration),
         partial(_quotas, needs),
     ):
         try:
@@ -133,6 +148,18 @@ def _tracking(configuration: RunConfiguration) -> Iterator[Problem]:
         )
     elif answer.status_code != 200:
         yield Problem(f"{shown} answers {answer.status_code}", "is this MLflow's address? look at the server's log")
+
+
+def _registry() -> Iterator[Problem]:
+    """The database of the registry's history, where one is named: it answers and takes us in."""
+    if os.environ.get("KIWI_REGISTRY_URL", "").strip():
+        from kiwi.registry.history import History
+
+        yield from _tried(lambda: _read(History.of("")))
+
+
+def _read(history: History) -> None:
+    history.entries("")
 
 
 def _stores(configuration: RunConfiguration) -> Iterator[Problem]:
@@ -240,9 +267,37 @@ def _repository(model: str, revision: str | None) -> Iterator[Problem]:
     # 404: a repository of several models has no config.json at its root.
 
 
+def _editor(configuration: RunConfiguration) -> Iterator[Problem]:
+    """A released size finds the weights that it starts from, room for its checkpoints, and here a GPU."""
+    from kiwi.model.foundation import FOUNDATIONS, faults, needed_gigabytes
+
+    preset = configuration.model.preset
+    if preset not in FOUNDATIONS:
+        return
+    for what, remedy in faults(configuration.model):
+        yield Problem(what, remedy)
+    for problem in _space(configuration.workdir, math.ceil(needed_gigabytes(configuration))):
+        said = f"{problem.what} for checkpoints of {preset}"
+        yield Problem(said, "name another --workdir, or set trainer.keep=1 and stages.NAME.moments=bfloat16")
+    if configuration.trainer.device != "cpu" and not inside_cluster() and "KIWI_NEEDS" not in os.environ:
+        yield from _gpu(preset)
+
+
+def _gpu(preset: str) -> Iterator[Problem]:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        yield Problem(f"{preset} trains with torch, which is not installed", "pip install 'kiwi[train]'")
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Problem(f"{preset} needs a GPU, and torch finds none here", "use a machine with one, or --preset tiny")
+
+
 def _quotas(needs: Needs) -> Iterator[Problem]:
-    """Room for the largest task's accelerators in the namespace, and the queue; only inside a cluster."""
-    if not (needs.accelerators or needs.queue):
+    """Room for the largest task's accelerators, the queue, and the nodes' runtime; only inside a cluster."""
+    if not (needs.accelerators or needs.queue or needs.training_runtime):
         return
     if not inside_cluster():
         print("quotas are not checked: this is no pod", file=sys.stderr)
@@ -255,6 +310,13 @@ def _quotas(needs: Needs) -> Iterator[Problem]:
         path = f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{namespace}/localqueues/{needs.queue}"
         if cluster.find(path) is None:
             yield Problem(f"there is no queue {needs.queue!r} in {namespace}", "apply infra/k8s, or change `queue:`")
+    if needs.training_runtime:
+        path = f"/apis/{TRAINER}/{VERSION}/namespaces/{namespace}/trainingruntimes/{needs.training_runtime}"
+        if cluster.find(path) is None:
+            yield Problem(
+                f"there is no TrainingRuntime {needs.training_runtime!r} in {namespace}",
+                "install Kubeflow Trainer 2.3 and apply infra/k8s, or set `nodes: 1` in the profile",
+            )
 
 
 def _room(quota: dict[str, Any], accelerators: dict[str, int]) -> Iterator[Problem]:

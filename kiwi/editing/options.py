@@ -1,4 +1,4 @@
-"""How an edit is sampled, and the sizes, lengths and steps that go with each preset."""
+"""How an edit is sampled. What is not said is the model's own: sizes, lengths and steps from its folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 from kiwi.editing.errors import EditError
 from kiwi.editing.sampling import SAMPLERS, Sampler
 from kiwi.editing.step_cache import STEP_CACHES, StepCache
+from kiwi.editing.wording import check_seed
+from kiwi.model.defaults import EditDefaults
+from kiwi.model.flow import TRAINING_STEPS
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """What of an edit is a choice. None is the preset's own value.
+    """What of an edit is a choice. None is the model's own value.
 
     Attributes:
         steps: evaluations of the model for each window.
@@ -34,39 +37,32 @@ class SamplingOptions:
     batch_size: int | None = None
 
 
-@dataclass(frozen=True)
-class _Preset:
-    steps: int
-    size: int
-    window: int
-    overlap: int
-    batch_size: int
-
-
-_SMALL = _Preset(steps=5, size=64, window=9, overlap=4, batch_size=8)
-_RELEASED = _Preset(steps=50, size=960, window=81, overlap=16, batch_size=1)
-_PRESETS = {"tiny": _SMALL, "middle": _SMALL}
-
-
-def completed(options: SamplingOptions, preset: str) -> SamplingOptions:
-    """The options with the preset's values where none is given. Raises EditError for values that cannot be."""
-    own = _PRESETS.get(preset, _RELEASED)
-    window = options.window or own.window
+def completed(options: SamplingOptions, own: EditDefaults) -> SamplingOptions:
+    """The options with the model's values where none is given. Raises EditError for values that cannot be."""
+    window = own.frames if options.window is None else options.window
     given: dict[str, Any] = {
-        "steps": options.steps or own.steps,
-        "size": options.size or own.size,
+        "steps": own.steps if options.steps is None else options.steps,
+        "size": own.size if options.size is None else options.size,
         "window": window,
         "overlap": min(own.overlap, window - 1) if options.overlap is None else options.overlap,
-        "batch_size": options.batch_size or own.batch_size,
+        "batch_size": own.batch_size if options.batch_size is None else options.batch_size,
     }
     full = replace(options, **given)
     if full.sampler not in SAMPLERS:
         raise EditError(f"no sampler {full.sampler!r}", f"samplers: {', '.join(SAMPLERS)}")
     if full.step_cache not in STEP_CACHES:
         raise EditError(f"no step cache {full.step_cache!r}", f"step caches: {', '.join(STEP_CACHES)}")
-    if not 0 <= given["overlap"] < window:
-        raise EditError(f"an overlap of {given['overlap']} frames in windows of {window}", "give 0 to window - 1")
     for name in ("steps", "size", "window", "batch_size"):
         if given[name] < 1:
             raise EditError(f"{name} is {given[name]}", "give 1 or more")
+    if not 0 <= given["overlap"] < window:
+        raise EditError(f"an overlap of {given['overlap']} frames in windows of {window}", "give 0 to window - 1")
+    check_steps(given["steps"])
+    check_seed(options.seed)
     return full
+
+
+def check_steps(steps: int) -> None:
+    """Raises EditError for a number of steps that the noise levels of training do not hold."""
+    if not 1 <= steps <= TRAINING_STEPS:
+        raise EditError(f"{steps} sampling steps", f"give 1 to {TRAINING_STEPS}, the noise levels of training")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kiwi.editing.clips import OutputType, check_output_type, clips_of, given_back, references_of
 from kiwi.editing.errors import EditError
 from kiwi.editing.geometry import Edited, blend, causal_length, padded, rounded, windows
-from kiwi.editing.placement import Placement, codec_device, is_out_of_memory, out_of_memory, place, working
-from kiwi.editing.sampling import Sampler, denoised
+from kiwi.editing.options import check_steps
+from kiwi.editing.placement import Placement, is_out_of_memory, out_of_memory, place, placed, working
+from kiwi.editing.sampling import Sampler, StepLook, denoised
 from kiwi.editing.step_cache import StepCache, StepCaching
+from kiwi.editing.wording import check_instruction, check_seed
 from kiwi.media.resizing import resize_frames
 from kiwi.model.checkpoint import load_model, save_model
 from kiwi.model.context import patches
 from kiwi.model.editor import KiwiEditModel
+from kiwi.model.flow import SHIFT, TRAINING_STEPS
 from kiwi.model.inputs import fit_size, frames_to_tensor
 from kiwi.model.instruction import Mode, Prompt, VisionGrid, collate, tokenise
 
 Frames = npt.NDArray[np.uint8]
-WINDOW_OVERLAP = 4
+StepEnd = Callable[["KiwiEditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,15 @@ class Sampling:
     sampler: Sampler = "euler"
     caching: StepCaching | None = None
     on_step: Callable[[int], None] = lambda windows: None
+    shift: float = SHIFT
+    on_step_end: StepLook | None = None
+
+
+@dataclass(frozen=True)
+class KiwiEditOutput:
+    """What a call of the pipeline gives: `frames[i]` is the edit of video i, in the form that `output_type` names."""
+
+    frames: list[Any]
 
 
 class KiwiEditPipeline:
@@ -95,20 +110,22 @@ class KiwiEditPipeline:
         side: the square root of the pixel budget of a window.
         placement: device, precision and what saves memory; see Placement.
         overlap: frames that a window shares with the one before, at least.
+
+    What is None is what the model's folder says.
     """
 
     def __init__(
         self,
         model: KiwiEditModel,
-        frames: int = 9,
-        side: int = 64,
+        frames: int | None = None,
+        side: int | None = None,
         placement: Placement | None = None,
-        overlap: int = WINDOW_OVERLAP,
+        overlap: int | None = None,
     ) -> None:
         self.model = model.eval()
-        self.frames = frames
-        self.side = side
-        self.overlap = min(overlap, frames - 1)
+        self.frames = model.defaults.frames if frames is None else frames
+        self.side = model.defaults.size if side is None else side
+        self.overlap = min(model.defaults.overlap if overlap is None else overlap, self.frames - 1)
         self.placement = placement or Placement()
         if self.placement != Placement():
             place(model, self.placement)
@@ -117,62 +134,167 @@ class KiwiEditPipeline:
     def from_pretrained(
         cls,
         folder: str | Path,
-        frames: int = 9,
-        side: int = 64,
+        frames: int | None = None,
+        side: int | None = None,
         placement: Placement | None = None,
-        overlap: int = WINDOW_OVERLAP,
+        overlap: int | None = None,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> KiwiEditPipeline:
-        """Loads a model folder. Raises ModelError where it is none, EditError for a device that is not there."""
-        return cls(load_model(Path(folder)), frames, side, placement, overlap)
+        """Loads a model folder.
+
+        Args:
+            torch_dtype, device: short for `placement`, as diffusers' users say it.
+
+        Raises:
+            ModelError: no model folder, or a damaged one.
+            EditError: a device that is not there, or a precision that no weights are kept in.
+        """
+        laid = placed(placement or Placement(), device, torch_dtype)
+        return cls(load_model(Path(folder)), frames, side, laid, overlap)
 
     def save_pretrained(self, folder: str | Path, card: str = "") -> None:
-        save_model(self.model, Path(folder), card)
+        """Writes the model whole or not at all; how this pipeline edits becomes what the folder says of editing."""
+        defaults = replace(self.model.defaults, frames=self.frames, size=self.side, overlap=self.overlap)
+        save_model(self.model, Path(folder), card, defaults)
+
+    def to(self, *places: str | torch.device | torch.dtype, **named: Any) -> KiwiEditPipeline:
+        """Moves the editor to a device, to a precision, or both, in any order; `device=` and `dtype=` do it by name.
+
+        Raises:
+            EditError: a device that is not there, or does not hold the model.
+        """
+        device, dtype = named.pop("device", None), named.pop("dtype", None)
+        if named:
+            raise EditError(f"to() takes no {', '.join(named)}", "give a device, a dtype, or both")
+        for place_ in places:
+            if isinstance(place_, torch.dtype):
+                dtype = place_
+            else:
+                device = place_
+        self.placement = placed(self.placement, device, dtype)
+        place(self.model, self.placement)
+        return self
+
+    def enable_model_cpu_offload(self, device: str | torch.device = "cuda") -> None:
+        """Brings each part to the device only while it works; see Placement. Raises EditError as `to` does."""
+        self.placement = replace(placed(self.placement, device, None), offload="model")
+        place(self.model, self.placement)
+
+    def enable_vae_tiling(self) -> None:
+        """Lets the autoencoder work in overlapping tiles; see Placement."""
+        self.placement = replace(self.placement, tiling=True)
+        place(self.model, self.placement)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return torch.device(self.placement.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the transformer's weights."""
+        return self.model.transformer.patch_embedding.base.weight.dtype  # type: ignore[no-any-return]
 
     def __call__(
         self,
-        videos: Sequence[Frames],
-        instructions: Sequence[str],
-        references: Sequence[Frames | None] | None = None,
+        video: Any,
+        prompt: str | Sequence[str],
+        reference_image: Any = None,
         *,
-        num_inference_steps: int = 5,
-        seed: int = 0,
-        batch_size: int = 32,
-        latent_references: Sequence[Frames | None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Sequence[int] = 0,
+        output_type: OutputType = "np",
+        callback_on_step_end: StepEnd | None = None,
+        batch_size: int | None = None,
         sampler: Sampler = "euler",
         step_cache: StepCache = "none",
-    ) -> list[Frames]:
-        """Edits clips; each comes back in its own size and length.
+        progress: Callable[[int, int], None] | None = None,
+    ) -> KiwiEditOutput:
+        """Edits one video or several; each edit has its video's size and length.
 
         Args:
-            videos: uint8 [T, H, W, 3] each.
-            instructions: one a video.
-            references: uint8 [H, W, 3] or None, one a video.
-            num_inference_steps: evaluations of the model.
-            seed: of the noise; the same seed gives the same edit, whatever the batch (but for step caches, which
-                decide for a batch as a whole).
-            latent_references: what the transformer sees instead of `references`, for control experiments.
+            video: a clip (a list of PIL images, an array [T, H, W, 3], a tensor [T, 3, H, W]; uint8, or floats in
+                0-1), a single image, or a list of these; see kiwi/editing/clips.py.
+            prompt: the instruction, or one a video.
+            reference_image: None, an image, or a list with an image or None for each video.
+            num_inference_steps: evaluations of the model; by default what its folder says.
+            generator: draws the seed of each video, and so wins over `seed`; one, or one a video.
+            seed: of the noise; one for all videos, or one a video. The same seed gives the same edit, whatever the
+                batch (but for step caches, which decide for a batch as a whole).
+            output_type: "np" (float32 in 0-1), "pt", "pil" or "uint8".
+            callback_on_step_end: called as diffusers does, (pipeline, step, timestep, {"latents": latents}); the
+                latents of the dictionary that it returns are gone on with. A batch of windows is sampled at a time,
+                so steps count from 0 for each batch.
+            batch_size: windows that are denoised together; by default what the folder says.
             progress: called with (windows done, windows in all).
             sampler: see kiwi/editing/sampling.py.
             step_cache: see kiwi/editing/step_cache.py.
 
         Raises:
-            EditError: an empty clip or instruction, lists of different lengths, or too little memory.
+            EditError: no video, an empty instruction, lists of different lengths, or too little memory.
         """
-        references = list(references) if references is not None else [None] * len(videos)
+        check_output_type(output_type)
+        clips = clips_of(video)
+        prompts = [prompt] * len(clips) if isinstance(prompt, str) else list(prompt)
+        references = references_of(reference_image, len(clips))
+        seeds = _seeds(generator, seed, len(clips))
+        edits = self.edit_clips(
+            clips, prompts, references, num_inference_steps=num_inference_steps, seed=seeds, batch_size=batch_size,
+            progress=progress, sampler=sampler, step_cache=step_cache,
+            on_step_end=None if callback_on_step_end is None else partial(_called_back, self, callback_on_step_end),
+        )  # fmt: skip
+        return KiwiEditOutput(given_back(edits, output_type))
+
+    def edit_clips(
+        self,
+        videos: Sequence[Frames],
+        instructions: Sequence[str],
+        references: Sequence[Frames | None] | None = None,
+        *,
+        num_inference_steps: int | None = None,
+        seed: int | Sequence[int] = 0,
+        batch_size: int | None = None,
+        latent_references: Sequence[Frames | None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        sampler: Sampler = "euler",
+        step_cache: StepCache = "none",
+        on_step_end: StepLook | None = None,
+    ) -> list[Frames]:
+        """Edits clips of uint8 [T, H, W, 3]; each comes back in its own size and length. `__call__` says the rest.
+
+        Args:
+            references: uint8 [H, W, 3] or None, one a video.
+            batch_size: 32 by default, for the benchmark's many short clips.
+            latent_references: what the transformer sees instead of `references`, for control experiments.
+            on_step_end: called with (step, noise level, latents) after each step; its result is gone on with.
+        """
+        count = len(videos)
+        references = list(references) if references is not None else [None] * count
         latent_references = list(latent_references) if latent_references is not None else references
-        if not len(videos) == len(instructions) == len(references) == len(latent_references):
-            raise EditError("videos, instructions and references differ in number", "give one of each a request")
+        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        if not count == len(instructions) == len(references) == len(latent_references) == len(seeds):
+            raise EditError("videos, instructions, references and seeds differ in number", "give one of each a video")
+        steps = self.model.defaults.steps if num_inference_steps is None else num_inference_steps
+        check_steps(steps)
         pieces: list[Window] = []
         for index, video in enumerate(videos):
-            pieces += self._cut(index, video, instructions[index], references[index], latent_references[index], seed)
-        sampling = Sampling(num_inference_steps, sampler, StepCaching(step_cache))
-        edited = self.edit_windows(pieces, sampling, batch_size, progress)
+            asked = (instructions[index], references[index], latent_references[index], seeds[index])
+            pieces += self._cut(index, video, *asked)
+        sampling = Sampling(steps, sampler, StepCaching(step_cache), shift=self.shift, on_step_end=on_step_end)
+        edited = self.edit_windows(pieces, sampling, batch_size or BATCH_SIZE, progress)
         results: list[Frames] = []
         for index, video in enumerate(videos):
             parts = [(p.start, edit) for p, edit in zip(pieces, edited, strict=True) if p.request == index]
             results.append(_restored(parts, video))
         return results
+
+    @property
+    def shift(self) -> float:
+        """Of the noise levels, as the model was trained with."""
+        return self.model.defaults.shift
 
     def subject(
         self,
@@ -183,9 +305,9 @@ class KiwiEditPipeline:
         latent: Frames | None,
         seed: int,
     ) -> Subject:
-        """What request `index` asks for on frames of `size` (height, width). Raises EditError: empty instruction."""
-        if not instruction.strip():
-            raise EditError(f"request {index} has an empty instruction", "say what to change")
+        """What request `index` asks for on frames of `size` (height, width). Raises EditError: bad words or seed."""
+        check_instruction(instruction, f"the instruction of request {index}")
+        check_seed(seed)
         height, width = self.model_size(*size)
         seen, canvas = None, None
         if reference is not None and latent is not None:
@@ -271,18 +393,23 @@ class KiwiEditPipeline:
 
         cached = sampling.caching.on(model.transformer, sampling.steps) if sampling.caching else nullcontext()
         with working(model.transformer, self.placement), cached:
-            latents = denoised(velocity, noise, sampling.steps, sampling.sampler, known=known, progress=step_done)
+            latents = denoised(
+                velocity, noise, sampling.steps, sampling.sampler, shift=sampling.shift, known=known,
+                progress=step_done, look=sampling.on_step_end,
+            )  # fmt: skip
+        if not bool(torch.isfinite(latents).all()):
+            raise EditError(
+                "the model's result is not finite: its weights are damaged, or overflow in this precision",
+                "look at the training run, or edit with --dtype float32",
+            )
         with working(model.codec, self.placement):
-            frames = model.codec.decode(latents.to(codec_device(model, self.placement))).clamp(-1, 1)
+            frames = model.codec.decode(latents).clamp(-1, 1)
         result: Edited = ((frames + 1) * 127.5).permute(0, 2, 3, 4, 1).cpu().numpy()
         return result
 
     def _encoded(self, frames: Frames) -> Tensor:
         """uint8 [B, T, H, W, 3] -> latents on the device."""
-        codec = self.model.codec
-        return codec.encode(frames_to_tensor(frames).to(codec_device(self.model, self.placement))).to(
-            self.placement.device
-        )
+        return self.model.codec.encode(frames_to_tensor(frames)).to(self.placement.device)
 
     def _context(self, batch: list[Window]) -> Tensor:
         encoder, mode, device = self.model.context_encoder, batch[0].mode, self.placement.device
@@ -304,6 +431,21 @@ class KiwiEditPipeline:
 
 def _noise(shape: torch.Size, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _seeds(
+    generator: torch.Generator | Sequence[torch.Generator] | None, seed: int | Sequence[int], count: int
+) -> list[int]:
+    """A seed a video. A generator goes on by one draw a video, so a second call with it gives another edit."""
+    if generator is None:
+        return [seed] * count if isinstance(seed, int) else list(seed)
+    several = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
+    return [int(torch.randint(2**62, (), generator=each, device=each.device)) for each in several]
+
+
+def _called_back(pipeline: KiwiEditPipeline, callback: StepEnd, step: int, sigma: Tensor, latents: Tensor) -> Tensor:
+    answer = callback(pipeline, step, sigma * TRAINING_STEPS, {"latents": latents})
+    return latents if answer is None else answer.get("latents", latents)
 
 
 def _given(value: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kiwi.editing.errors import EditError
+from kiwi.editing.wording import check_instruction, check_seed
 from kiwi.media.images import decode_image, is_still_image
 from kiwi.media.resizing import Image
 from kiwi.media.stills import STILL_SUFFIXES
@@ -33,8 +34,8 @@ class FileRequest:
 
 def check_request(request: FileRequest) -> Reel:
     """Surveys the video of a request before any work. Raises EditError or MediaError, naming file and remedy."""
-    if not request.prompt.strip():
-        raise EditError("the instruction is empty", 'say what to do, e.g. --prompt "make the red circle blue"')
+    check_instruction(request.prompt)
+    check_seed(request.seed)
     for path in (request.video, request.reference):
         if path is not None and not path.is_file():
             raise EditError(f"no file {path}", "name an existing video or image")

@@ -9,11 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kiwi.model.flow import noised, sampling_sigmas
+from kiwi.model.flow import SHIFT, noised, sampling_sigmas
 
 Sampler = Literal["euler", "unipc"]
 SAMPLERS: tuple[Sampler, ...] = ("euler", "unipc")
 Velocity = Callable[[Tensor, Tensor], Tensor]
+StepLook = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def denoised(
@@ -22,21 +23,28 @@ def denoised(
     steps: int,
     sampler: Sampler = "euler",
     *,
+    shift: float = SHIFT,
     known: Tensor | None = None,
     progress: Callable[[], None] = lambda: None,
+    look: StepLook | None = None,
 ) -> Tensor:
     """Latents [B, C, F, H, W] from `noise` of that shape.
 
     Args:
         velocity: (latents, noise level as a scalar) -> velocity.
+        shift: of the noise levels.
         known: the first frames of the result, [B, C, f, H, W]; at each level they are what the noise makes of them.
         progress: called after each step.
+        look: called with (step, its noise level, the latents after it); what it returns is gone on with.
     """
-    follow = _unipc_steps(steps) if sampler == "unipc" else _euler_step
+    sigmas = sampling_sigmas(steps, shift)
+    follow = _unipc_steps(sigmas) if sampler == "unipc" else _euler_step
     latents = noise
-    for now, following in itertools.pairwise(sampling_sigmas(steps)):
+    for step, (now, following) in enumerate(itertools.pairwise(sigmas)):
         latents = _with_known(latents, known, noise, now)
         latents = follow(velocity(latents, now), latents, now, following)
+        if look is not None:
+            latents = look(step, now, latents)
         progress()
     return _with_known(latents, known, noise, torch.zeros(()))
 
@@ -45,12 +53,12 @@ def _euler_step(velocity: Tensor, latents: Tensor, now: Tensor, following: Tenso
     return latents + (following - now) * velocity
 
 
-def _unipc_steps(steps: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _unipc_steps(sigmas: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """UniPC of second order over our noise levels; it remembers the steps before, so each sampling has its own."""
     from diffusers import UniPCMultistepScheduler
 
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0)
-    scheduler.set_timesteps(sigmas=sampling_sigmas(steps)[:-1].numpy())
+    scheduler.set_timesteps(sigmas=sigmas[:-1].numpy())
     scheduler.set_begin_index(0)
     places = iter(scheduler.timesteps)
 

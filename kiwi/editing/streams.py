@@ -62,8 +62,8 @@ class StreamEditor:
 
     @classmethod
     def of(cls, pipeline: KiwiEditPipeline, options: SamplingOptions) -> StreamEditor:
-        """With the preset's own values for options that are None. The pipeline takes over window and size."""
-        full = completed(options, pipeline.model.name)
+        """With the model's own values for options that are None. The pipeline takes over window and size."""
+        full = completed(options, pipeline.model.defaults)
         pipeline.frames, pipeline.side = full.window or pipeline.frames, full.size or pipeline.side
         pipeline.overlap = full.overlap or 0
         return cls(pipeline, full)
@@ -93,7 +93,7 @@ class StreamEditor:
             if progress is not None:
                 progress(done, total)
 
-        sampling = Sampling(steps, self.options.sampler, self._caching, on_step)
+        sampling = Sampling(steps, self.options.sampler, self._caching, on_step, self.pipeline.shift)
         while jobs:
             batch, failed = self._next_batch(list(jobs.values()))
             yield from self._without(jobs, failed)

@@ -43,19 +43,24 @@ def decode_image(data: bytes, *, limits: Limits = DEFAULT_LIMITS, name: str = "i
     with _open(data, limits, name) as image:
         try:
             image.load()
-            upright = PIL.ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
-                values = np.asarray(upright, dtype=np.float32)
-                deep = upright.mode.startswith("I") and (upright.mode != "I" or values.max(initial=0) > 255)
-                grey = np.clip(values / (257.0 if deep else 1.0), 0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            if "A" in upright.getbands() or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-                white = PIL.Image.new("RGBA", upright.size, (255, 255, 255, 255))
-                upright = PIL.Image.alpha_composite(white, upright)
-            return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+            return rgb_of(image)
         except (OSError, SyntaxError, ValueError) as error:
             raise MediaError("unreadable", f"{name}: image cannot be decoded ({error})", "export it again") from error
+
+
+def rgb_of(image: PIL.Image.Image) -> Image:
+    """An opened image of any mode as RGB uint8 [H,W,3], upright, on white, of 8 bits: what `decode_image` gives."""
+    upright = PIL.ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
+        values = np.asarray(upright, dtype=np.float32)
+        deep = upright.mode.startswith("I") and (upright.mode != "I" or values.max(initial=0) > 255)
+        grey = np.clip(values / (257.0 if deep else 1.0), 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if "A" in upright.getbands() or "transparency" in upright.info:
+        upright = upright.convert("RGBA")
+        white = PIL.Image.new("RGBA", upright.size, (255, 255, 255, 255))
+        upright = PIL.Image.alpha_composite(white, upright)
+    return np.asarray(upright.convert("RGB"), dtype=np.uint8)
 
 
 def png_bytes(image: NDArray[np.uint8], *, compression: int = 3) -> bytes:

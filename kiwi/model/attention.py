@@ -1,4 +1,4 @@
-"""Wan's attention as batched matrix products: the stock processor's function, quicker on a CPU.
+"""What computes Wan's attention: batched matrix products, quicker on a CPU, or one of diffusers' backends.
 
 diffusers lets a model's attention processor be replaced; this one computes what the stock one computes (a test holds
 them equal, forward and backward) with fewer passes over memory. benchmarks/attention.py measures both in one run.
@@ -11,6 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from kiwi.errors import UsageError
+
+CPU_BACKENDS = ("native", "flex", "_native_math")
 LONGEST = 2048  # tokens; 2 heads of float32 scores are 34 MB there
 
 
@@ -55,6 +58,50 @@ class MatmulAttention:
         batch, length, width = hidden_states.shape
         joined = mixed.view(batch, attn.heads, length, -1).transpose(1, 2).reshape(batch, length, width)
         return cast(Tensor, attn.to_out[0](joined))
+
+
+def attend(transformer: Any, backend: str, device: torch.device, precision: str = "float32") -> None:
+    """Chooses what computes a transformer's attention, in place.
+
+    Args:
+        backend: a name of diffusers' `set_attention_backend`; "native" is torch's own choice, and our own for float32
+            on the CPU.
+
+    Raises:
+        UsageError: an unknown name, a library that is not installed, or one that needs a GPU where there is none.
+    """
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+    from diffusers.utils import logging
+
+    if backend == "native":
+        if device.type != "cpu" or precision != "float32":
+            transformer.set_attn_processor(WanAttnProcessor())
+        return
+    if device.type == "cpu" and backend in known_backends() and backend not in CPU_BACKENDS:
+        raise UsageError(
+            f"attention {backend!r} works on a GPU, and the device is the CPU", f"there: {', '.join(CPU_BACKENDS)}"
+        )
+    said, active = logging.get_verbosity(), _AttentionBackendRegistry._active_backend
+    logging.set_verbosity_error()  # it warns that backends are experimental, at every call
+    transformer.set_attn_processor(WanAttnProcessor())
+    try:
+        transformer.set_attention_backend(backend)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        if backend not in known_backends():
+            raise UsageError(f"no attention {backend!r}", f"attentions: {', '.join(known_backends())}") from error
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"attention {backend!r} is not there: {first}", "install it, or choose native") from error
+    finally:
+        logging.set_verbosity(said)
+        _AttentionBackendRegistry.set_active_backend(active)  # or it would be that of every other model too
+
+
+def known_backends() -> tuple[str, ...]:
+    """The names of diffusers' attention backends."""
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    return tuple(name.value for name in AttentionBackendName)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -24,9 +24,20 @@ from torch import Tensor
 from kiwi.model.codec import LatentCodec, TransformCodec
 from kiwi.model.conditioning import Conditioning
 from kiwi.model.context import ContextEncoder
+from kiwi.model.defaults import EditDefaults, defaults_as_json, defaults_of, defaults_of_json
 from kiwi.model.editor import KiwiEditModel, adapted
 from kiwi.model.errors import ModelError
-from kiwi.model.folders import check_names, loaded_whole, misshapen, read_json, read_sharded, read_tensors
+from kiwi.model.folders import (
+    check_kind,
+    check_names,
+    load_tokenizer,
+    loaded_whole,
+    misshapen,
+    read_json,
+    read_sharded,
+    read_tensors,
+)
+from kiwi.model.imports import import_parts, light_imports
 from kiwi.model.instruction import PromptTemplate
 from kiwi.model.vision import views_as_json, views_of_json
 from kiwi.model.wan_codec import WanCodec
@@ -35,6 +46,13 @@ CLASS = "KiwiEditPipeline"
 INDEX = "model_index.json"
 WEIGHTS = "model"
 STOCK_WEIGHTS = "diffusion_pytorch_model"
+PARTS = {
+    "transformer": ("diffusers", "WanTransformer3DModel"),
+    "mllm": ("transformers", "Qwen2_5_VLForConditionalGeneration"),
+    "vae": ("diffusers", "AutoencoderKLWan"),
+    "codec": ("kiwi.model.codec", "TransformCodec"),
+}
+KINDS: dict[str, Any] = {"preset": str, "prompt": dict, "closing_tokens": bool, "vision": dict, "lora": dict | None}
 PATCH = "patch_embedding."
 SHARD = "5GB"
 TEXT_EMBEDDER = "condition_embedder.text_embedder."  # foreign weights may have it; the connectors take its place
@@ -66,8 +84,11 @@ class EditorParts:
     origin: dict[str, Any] | None = None
 
 
-def save_model(model: KiwiEditModel, folder: Path, card: str) -> None:
-    """Writes an editor whole or not at all: into a neighbouring folder first, which then takes the place."""
+def save_model(model: KiwiEditModel, folder: Path, card: str, defaults: EditDefaults | None = None) -> None:
+    """Writes an editor whole or not at all: into a neighbouring folder first, which then takes the place.
+
+    `defaults` are the model's own where none are given.
+    """
     encoder = model.context_encoder
     stock, added = split_patch_embedding(_tensors(model.transformer), model.conditioning)
 
@@ -77,7 +98,7 @@ def save_model(model: KiwiEditModel, folder: Path, card: str) -> None:
         write_tensors(_without_adapters(encoder.mllm), place, WEIGHTS)
 
     parts = EditorParts(
-        index=index_of(model),
+        index=index_of(model) | ({"edit": defaults_as_json(defaults)} if defaults else {}),
         transformer_config={"_class_name": "WanTransformer3DModel", **dict(model.transformer.config)},
         transformer=stock,
         conditioning=added,
@@ -143,22 +164,45 @@ def load_model(folder: Path) -> KiwiEditModel:
     """Reads what `save_model` wrote. Raises ModelError naming what is missing, foreign or damaged."""
     index = read_index(folder)
     try:
-        return _load(folder, index)
+        with light_imports():
+            return _load(folder, index)
     except ModelError:
         raise
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, TypeError) as error:
-        said = f"the model in {folder} cannot be loaded: {error}"
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
+        said = f"the model in {folder} cannot be loaded: {_one_line(error)}"
         raise ModelError(said, "restore the folder, or train again") from error
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split())[:400] or type(error).__name__
+    return f"it says no {said}" if isinstance(error, KeyError) else said
 
 
 def read_index(folder: Path) -> dict[str, Any]:
     """model_index.json of one of our folders. Raises ModelError where it is none."""
     path = folder / INDEX
     if not path.is_file():
-        raise ModelError(f"{folder} is no model folder: it has no {INDEX}", "`kiwi model list` shows what there is")
+        what = f"is no model folder: it has no {INDEX}" if folder.is_dir() else "is no folder"
+        raise ModelError(f"{folder} {what}", "give a model folder; `kiwi model list` shows those of a registry")
     index = read_json(path)
     if index.get("_class_name") != CLASS:
         raise ModelError(f"{folder} holds a {index.get('_class_name')!r}, not a {CLASS}", "give a kiwi model folder")
+    for part, classes in PARTS.items():  # others are never imported, so a folder that wants one would not do as it says
+        if part in index and index[part] != list(classes):
+            said = f"{path} wants {index[part]!r} for {part}, and that is {'.'.join(classes)} in every model folder"
+            raise ModelError(said, "give a kiwi model folder")
+    for name, kinds in KINDS.items():
+        if name in index and not isinstance(index[name], kinds):
+            raise ModelError(f"{path} says {name}: {index[name]!r}", "give a kiwi model folder")
     return index
 
 
@@ -170,7 +214,8 @@ def conditioning_of(index: dict[str, Any]) -> Conditioning:
 
 
 def _load(folder: Path, index: dict[str, Any]) -> KiwiEditModel:
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+    import_parts()
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     from kiwi.model.tiny import add_lora
 
@@ -178,7 +223,7 @@ def _load(folder: Path, index: dict[str, Any]) -> KiwiEditModel:
     transformer = _load_transformer(folder, conditioning)
     mllm = loaded_whole(Qwen2_5_VLForConditionalGeneration, folder / "mllm", "language model", dtype="auto")
     encoder = ContextEncoder(
-        mllm, AutoTokenizer.from_pretrained(folder / "mllm"), PromptTemplate(**index["prompt"]),
+        mllm, load_tokenizer(folder / "mllm"), PromptTemplate(**index["prompt"]),
         width=transformer.config.num_attention_heads * transformer.config.attention_head_dim,
         closing_tokens=index["closing_tokens"], reference_features=conditioning.reference_features,
     )  # fmt: skip
@@ -191,11 +236,14 @@ def _load(folder: Path, index: dict[str, Any]) -> KiwiEditModel:
     encoder.load_state_dict(bridge, strict=False, assign=True)
     return KiwiEditModel(
         transformer, encoder, _load_codec(folder), vision=views_of_json(index["vision"]), conditioning=conditioning,
-        name=index["preset"],
+        name=index["preset"], defaults=defaults_of_json(index.get("edit"), index["preset"]),
     )  # fmt: skip
 
 
 def _load_transformer(folder: Path, conditioning: Conditioning) -> Any:
+    from diffusers import WanTransformer3DModel
+
+    check_kind(WanTransformer3DModel, folder / "transformer", "transformer")
     transformer = empty_transformer(read_json(folder / "transformer" / "config.json"), conditioning)
     old = folder / "transformer" / f"{WEIGHTS}.safetensors"
     if old.is_file():  # folders of 0.1 hold all of it in one file
@@ -275,6 +323,7 @@ def index_of(model: KiwiEditModel) -> dict[str, Any]:
         conditioning=model.conditioning,
         lora=lora,
         codec=model.codec.folder,
+        defaults=model.defaults,
     )
 
 
@@ -287,15 +336,17 @@ def described(
     conditioning: Conditioning,
     lora: dict[str, Any] | None,
     codec: str = "vae",
+    defaults: EditDefaults | None = None,
 ) -> dict[str, Any]:
-    """model_index.json from what it says: the parts by class, and the constants that belong to the weights."""
-    codecs = {"vae": ["diffusers", "AutoencoderKLWan"], "codec": ["kiwi.model.codec", "TransformCodec"]}
+    """model_index.json from what it says: the parts by class, and the constants that belong to the weights.
+
+    `defaults` are the preset's own where none are given.
+    """
     return {
         "_class_name": CLASS,
-        "transformer": ["diffusers", "WanTransformer3DModel"],
-        "mllm": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
-        codec: codecs[codec],
+        **{part: list(PARTS[part]) for part in ("transformer", "mllm", codec)},
         "preset": preset,
+        "edit": defaults_as_json(defaults or defaults_of(preset)),
         "prompt": {"system": template.system, "queries": template.queries, "hint": template.hint},
         "closing_tokens": closing_tokens,
         "vision": vision,

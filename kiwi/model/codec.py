@@ -10,12 +10,13 @@ import json
 import math
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kiwi.model.errors import ModelError
+from kiwi.model.folders import read_json
 
 BLOCK = 8
 GROUP = 4
@@ -24,7 +25,7 @@ TABLE = "transform_codec.json"
 
 
 class LatentCodec(Protocol):
-    """Encodes 4k + 1 frames in [-1, 1] to normalised latents, and decodes them."""
+    """Encodes 4k + 1 frames in [-1, 1] to normalised latents, and decodes them, on its own device."""
 
     channels: int
     spatial_stride: int
@@ -36,6 +37,9 @@ class LatentCodec(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """[B, C, k + 1, h, w] -> [B, 3, 4k + 1, H, W]."""
+
+    def to(self, *place: Any) -> Any:
+        """Moves what it computes with to a device, in place, as `Module.to` does. Returns itself."""
 
     def save(self, folder: Path) -> None:
         """Writes what `load` of its class reads."""
@@ -107,6 +111,7 @@ class TransformCodec:
                 f"the transform codec cannot encode {length} frames of {width}×{height} in {colours} colours",
                 f"it takes 4k+1 RGB frames whose sides are multiples of {BLOCK}",
             )
+        frames = frames.to(self._first.rows.device)
         parts = [self._first.forward(_blocks(frames[:, :, :1], 1))]
         if length > 1:
             parts.append(self._later.forward(_blocks(frames[:, :, 1:], GROUP)))
@@ -114,11 +119,17 @@ class TransformCodec:
 
     def decode(self, latents: Tensor) -> Tensor:
         """See LatentCodec. The result is not clamped."""
-        blocks = latents.permute(0, 2, 3, 4, 1)
+        blocks = latents.to(self._first.rows.device).permute(0, 2, 3, 4, 1)
         parts = [_frames(self._first.inverse(blocks[:, :1]), 1)]
         if latents.shape[2] > 1:
             parts.append(_frames(self._later.inverse(blocks[:, 1:]), GROUP))
         return torch.cat(parts, dim=2)
+
+    def to(self, *place: Any) -> TransformCodec:
+        """See LatentCodec. A precision is passed over: the codec computes in float32, which costs it little."""
+        device = torch.empty(0).to(*place).device
+        self._first, self._later = self._first.on(device), self._later.on(device)
+        return self
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,9 +137,10 @@ class TransformCodec:
 
     @classmethod
     def load(cls, folder: Path) -> TransformCodec:
+        """Reads what `save` wrote. Raises ModelError where it is not there, or no table of 48 coefficients."""
         try:
-            return cls(json.loads((folder / "config.json").read_text())["table"])
-        except (OSError, KeyError, json.JSONDecodeError) as error:
+            return cls(read_json(folder / "config.json")["table"])
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise ModelError(f"no codec in {folder}: {error}", "is this a kiwi model folder?") from error
 
 
@@ -141,17 +153,19 @@ class _Transform:
     @classmethod
     def of(cls, table: dict[str, list[float]], depth: int) -> _Transform:
         index = torch.tensor(table["index"], dtype=torch.long)
-        return cls(
-            _basis(depth)[index].float(),
-            torch.tensor(table["mean"], dtype=torch.float32),
-            torch.tensor(table["scale"], dtype=torch.float32),
-        )
+        mean, scale = (torch.tensor(table[name], dtype=torch.float32) for name in ("mean", "scale"))
+        if not index.shape == mean.shape == scale.shape == (CHANNELS,):
+            raise ValueError(f"a table of {len(index)}, {len(mean)} and {len(scale)} coefficients, not {CHANNELS}")
+        return cls(_basis(depth)[index].float(), mean, scale)
+
+    def on(self, device: torch.device) -> _Transform:
+        return _Transform(self.rows.to(device), self.mean.to(device), self.scale.to(device))
 
     def forward(self, blocks: Tensor) -> Tensor:
-        return (blocks.float() @ self.rows.T.to(blocks.device) - self.mean) / self.scale
+        return (blocks.float() @ self.rows.T - self.mean) / self.scale
 
     def inverse(self, coefficients: Tensor) -> Tensor:
-        return (coefficients.float() * self.scale + self.mean) @ self.rows.to(coefficients.device)
+        return (coefficients.float() * self.scale + self.mean) @ self.rows
 
 
 def fit(clips: Tensor) -> dict[str, dict[str, list[float]]]:

@@ -8,14 +8,22 @@ and sharding see an ordinary module.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from kiwi.model.errors import ModelError
+
 ReferencePosition = Literal["last", "first"]
 SourceEmbedding = Literal["separate", "shared", "channels"]
 SourceScaling = Literal["sigma", "learned", "none"]
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "source_embedding": get_args(SourceEmbedding),
+    "source_scaling": get_args(SourceScaling),
+    "reference_position": get_args(ReferencePosition),
+    "reference_features": (True, False),
+}
 NO_SOURCE = -1.0  # the level where there are no source latents
 KNOTS = 33
 
@@ -37,6 +45,13 @@ class Conditioning:
     source_scaling: SourceScaling = "sigma"
     reference_position: ReferencePosition = "last"
     reference_features: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ModelError for a choice that there is not, such as a damaged folder may name."""
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                said = f"no {name} {getattr(self, name)!r}"
+                raise ModelError(said, f"choices: {', '.join(map(str, known))}")
 
 
 class LearnedScale(nn.Module):
@@ -83,9 +98,13 @@ class CompositePatchEmbedding(nn.Module):
         return self.conditioning.source_embedding != "channels" and self.conditioning.source_scaling == "learned"
 
     def forward(self, packed: Tensor) -> Tensor:
-        """Embeds what `pack` made: [B, 2·C + 2, F, H, W] -> [B, dim, F, H/p, W/p]."""
-        channels = self.latent_channels
-        latents, source = packed[:, :channels], packed[:, channels : 2 * channels]
+        """Embeds what `pack` made: [B, 2·C + 2, F, H, W] -> [B, dim, F, H/p, W/p].
+
+        Latents and result are in the weights' precision; the scale is applied in that of `packed`.
+        """
+        channels, precision = self.latent_channels, self.base.weight.dtype
+        latents = packed[:, :channels].to(precision)
+        source = packed[:, channels : 2 * channels].to(precision)
         patch = self.base.stride
         level, is_reference = packed[:, 2 * channels :, :, :: patch[1], :: patch[2]].chunk(2, dim=1)
         video = self._video(latents, source, level)
@@ -98,7 +117,7 @@ class CompositePatchEmbedding(nn.Module):
         if kind == "channels":
             return cast(Tensor, self.base(torch.cat([latents, source], dim=1)))
         embedded = self.source(source) if kind == "separate" else self.base(source)
-        return cast(Tensor, self.base(latents) + embedded * self._scale(level))
+        return cast(Tensor, self.base(latents) + embedded * self._scale(level)).to(self.base.weight.dtype)
 
     def _scale(self, level: Tensor) -> Tensor:
         """What the source's embedding is multiplied with; 0 where there is no source."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from kiwi.model.attention import MatmulAttention
 from kiwi.model.codec import LatentCodec
 from kiwi.model.conditioning import CompositePatchEmbedding, Conditioning, ReferencePosition, drop_reference, pack
 from kiwi.model.context import ContextEncoder
+from kiwi.model.defaults import EditDefaults, defaults_of
 from kiwi.model.errors import ModelError
 from kiwi.model.flow import TRAINING_STEPS
 from kiwi.model.vision import Views, VisionSize
@@ -28,6 +30,7 @@ class KiwiEditModel(nn.Module):
         vision: what the language model and the codec are shown; see Views.
         conditioning: how source and reference enter; the paper's choice by default.
         name: the preset that built it.
+        defaults: how it is used where nothing else is said; the preset's own by default.
 
     Raises:
         ModelError: parts that do not fit each other.
@@ -42,6 +45,7 @@ class KiwiEditModel(nn.Module):
         vision: Views,
         conditioning: Conditioning | None = None,
         name: str = "tiny",
+        defaults: EditDefaults | None = None,
     ) -> None:
         super().__init__()
         self.conditioning = conditioning or Conditioning()
@@ -59,6 +63,8 @@ class KiwiEditModel(nn.Module):
         self.codec = codec
         self.vision = vision
         self.name = name
+        self.arithmetic: torch.dtype | None = None  # of the transformer, where its weights are kept in another
+        self.defaults = defaults or defaults_of(name)
 
     @property
     def reference_position(self) -> ReferencePosition:
@@ -74,11 +80,11 @@ class KiwiEditModel(nn.Module):
     ) -> Tensor:
         """Velocity [B, C, F, H, W] at noise levels [B] in 0-1, in the precision of `noisy`.
 
-        The transformer works in the precision of its own weights; the timestep stays in float32, for bfloat16 has
-        294 values of it only.
+        The transformer works in the precision of its own weights; timestep and noise level stay in float32, for
+        bfloat16 has 294 values of the timestep only.
         """
-        precision = self.transformer.patch_embedding.base.weight.dtype
-        packed = pack(noisy.to(precision), sigma, source, reference, self.reference_position)
+        precision = self.arithmetic or self.transformer.patch_embedding.base.weight.dtype
+        packed = pack(noisy, sigma, source, reference, self.reference_position)
         timestep = sigma.float() * TRAINING_STEPS
         output = self.transformer(packed, timestep, context.to(precision), return_dict=False)[0]
         return drop_reference(output, noisy.shape[2], self.reference_position).to(noisy.dtype)

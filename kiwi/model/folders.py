@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise ModelError(f"{path} does not exist", "give a whole model folder") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"{path} is not valid JSON: {error}", RESTORE) from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds a {type(value).__name__}, not a JSON object", RESTORE)
@@ -64,15 +65,74 @@ def read_sharded(folder: Path, stem: str) -> dict[str, Tensor]:
         if not (folder / f"{stem}.safetensors").is_file():
             refuse_only_pickles(folder)
         return read_tensors(folder / f"{stem}.safetensors")[0]
-    listed = read_json(index).get("weight_map", {})
+    listed = weight_map(index)
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(listed.values())):
-        if Path(name).name != name:
-            raise ModelError(f"{index} names a shard outside its folder: {name!r}", RESTORE)
         tensors |= read_tensors(folder / name)[0]
     if missing := sorted(set(listed) - set(tensors)):
         raise ModelError(f"the shards of {index} lack {listing(missing)}", RESTORE)
     return tensors
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """The shard of every tensor that an index lists.
+
+    Raises:
+        ModelError: no such list, or a shard that is no safetensors file in the index's own folder.
+    """
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise ModelError(f"{index} has no weight_map of tensors and files", RESTORE)
+    for name in sorted(set(listed.values())):
+        if Path(name).name != name:
+            raise ModelError(f"{index} names a shard outside its folder: {name!r}", RESTORE)
+        refuse_pickle(index.with_name(name))
+    return listed
+
+
+def check_kind(kind: Any, folder: Path, what: str) -> None:
+    """Raises ModelError for another model than `kind`, or of another depth than its weights, before any is built.
+
+    A configuration that is read alone could ask for any amount of memory.
+    """
+    config = read_json(folder / "config.json")
+    wanted = getattr(getattr(kind, "config_class", None), "model_type", None)
+    said, expected = (config.get("model_type"), wanted) if wanted else (config.get("_class_name"), kind.__name__)
+    if said != expected:
+        raise ModelError(f"{folder} holds a {said!r}, not the {what} {expected}", "give the folder of that model")
+    text = config.get("text_config", config)
+    layers = text.get("num_hidden_layers", config.get("num_layers")) if isinstance(text, dict) else None
+    found = _depth(folder)
+    if layers is not None and found and layers != found:
+        raise ModelError(f"the {what} in {folder} says {layers!r} layers, and its weights have {found}", RESTORE)
+
+
+def _depth(folder: Path) -> int:
+    """Blocks of the language model or the transformer that the weights in a folder have; 0 where they name none."""
+    names: list[str] = []
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        names += weight_map(index)
+    for path in [] if names else sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                names += list(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is damaged, or no safetensors file: {error}", RESTORE) from error
+    places = [re.match(r"(?:model\.(?:language_model\.)?layers|blocks)\.(\d+)\.", name) for name in names]
+    return max((int(place.group(1)) + 1 for place in places if place), default=0)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a local folder. Raises ModelError where there is none, or one that brings code of its own."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise ModelError(f"{folder} has no tokenizer.json", RESTORE)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {first}", RESTORE) from error
 
 
 def refuse_pickle(path: Path) -> None:
@@ -99,8 +159,11 @@ def loaded_whole(kind: Any, folder: Path, what: str, **options: Any) -> Any:
         raise ModelError(
             f"no {what} in {folder}: it has no config.json", "give a folder as diffusers or transformers saves it"
         )
+    check_kind(kind, folder, what)
     if not any(folder.glob("*.safetensors")):
         refuse_only_pickles(folder)
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        weight_map(index)
     try:
         with _no_progress_bar():
             model, said = kind.from_pretrained(

@@ -6,13 +6,18 @@ instruction, the reference image, and the placeholders that the learnable querie
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from kiwi.model.errors import ModelError
+
 Mode = Literal["image", "video", "reference"]
+MOST_QUERIES = 4096  # of one mode; the released weights have 768
 QUERY_TOKEN = "<|object_ref_start|>"
 REFERENCE_HINT = " Use the reference input from last frame."
 
@@ -54,14 +59,24 @@ class PromptTemplate:
     queries: dict[str, int]
     hint: bool = True
 
-    def text(self, instruction: str, mode: Mode, visual: VisionGrid, reference: VisionGrid | None, merge: int) -> str:
+    def __post_init__(self) -> None:
+        """Raises ModelError for constants that no weights have, such as a damaged folder may say."""
+        counts = [self.queries.get(mode) for mode in get_args(Mode)] if isinstance(self.queries, dict) else [None]
+        if not isinstance(self.system, str) or not all(isinstance(n, int) and 0 < n <= MOST_QUERIES for n in counts):
+            raise ModelError(f"no prompt: {self.system!r} with queries {self.queries!r}", "restore the model's folder")
+
+    def text(
+        self, instruction: str, mode: Mode, visual: VisionGrid, reference: VisionGrid | None, merge: int
+    ) -> tuple[str, str, str]:
+        """What stands before the instruction, the instruction with its hint, and what stands after it."""
         pad = "<|image_pad|>" if mode == "image" else "<|video_pad|>"
         said = f"<|im_start|>system\n{self.system}<|im_end|>\n" if self.system else ""
         said += f"<|im_start|>user\n<|vision_start|>{pad * visual.tokens(merge)}<|vision_end|>"
-        said += instruction + (REFERENCE_HINT if reference is not None and self.hint else "")
+        wanted = instruction + (REFERENCE_HINT if reference is not None and self.hint else "")
+        after = ""
         if reference is not None:
-            said += f"<|vision_start|>{'<|image_pad|>' * reference.tokens(merge)}<|vision_end|>"
-        return said + QUERY_TOKEN * self.queries[mode] + "<|im_end|>\n"
+            after = f"<|vision_start|>{'<|image_pad|>' * reference.tokens(merge)}<|vision_end|>"
+        return said, wanted, after + QUERY_TOKEN * self.queries[mode] + "<|im_end|>\n"
 
 
 def tokenise(
@@ -75,16 +90,32 @@ def tokenise(
 ) -> Prompt:
     """Builds one prompt.
 
+    A special token that stands in the instruction is read as its letters: `<|object_ref_start|>` or `<|im_end|>` in
+    it moves no query and ends no turn.
+
     Args:
         tokenizer: a transformers tokenizer that knows Qwen2.5-VL's special tokens.
         mllm: the Qwen2.5-VL model, for its token numbers and its merging.
         visual, reference: grids of the source and of the reference image.
     """
     merge = mllm.config.vision_config.spatial_merge_size
-    text = template.text(instruction, mode, visual, reference, merge)
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+    before, wanted, after = template.text(instruction, mode, visual, reference, merge)
+    pieces = [before, *_plain_pieces(wanted, tokenizer)]
+    pieces[-1] += after
+    numbers = [tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in pieces]
+    ids = torch.tensor([number for piece in numbers for number in piece], dtype=torch.long)
     positions = rope_positions(ids, mllm.config, visual, reference)
     return Prompt(ids, positions, mode, reference.tokens(merge) if reference is not None else 0)
+
+
+def _plain_pieces(said: str, tokenizer: Any) -> list[str]:
+    """The text, cut inside of every special token that stands in it, so that none is recognised."""
+    found = [token for token in tokenizer.get_added_vocab() if token in said]
+    if not found:
+        return [said]
+    places = re.finditer("|".join(f"(?={re.escape(token)})" for token in found), said)
+    cuts = [0, *sorted({place.start() + 1 for place in places}), len(said)]
+    return [said[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 def rope_positions(ids: Tensor, config: Any, visual: VisionGrid, reference: VisionGrid | None) -> Tensor:

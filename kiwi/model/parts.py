@@ -13,7 +13,7 @@ from kiwi.model.checkpoint import shapes_of, split_patch_embedding
 from kiwi.model.conditioning import Conditioning
 from kiwi.model.editor import adapted
 from kiwi.model.errors import ModelError
-from kiwi.model.folders import RESTORE, read_json, refuse_only_pickles
+from kiwi.model.folders import RESTORE, read_json, refuse_only_pickles, weight_map
 from kiwi.model.released import Place
 
 COPIED = (".json", ".txt", ".jinja", ".safetensors", ".model")
@@ -63,7 +63,7 @@ def connector_shapes(mllm: Path, config: dict[str, Any], queries: dict[str, int]
     from kiwi.model.tiny import add_lora
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(mllm, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(mllm, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(mllm, local_files_only=True))
             width = config["num_attention_heads"] * config["attention_head_dim"]
@@ -118,9 +118,9 @@ def check_vae(folder: Path, transformer: dict[str, Any]) -> None:
 def check_weights(folder: Path, stem: str) -> None:
     """Raises ModelError for weights that are missing, pickled or truncated; their tensors are not read."""
     index = folder / f"{stem}.safetensors.index.json"
-    listed = read_json(index).get("weight_map", {}) if index.is_file() else {"": f"{stem}.safetensors"}
+    listed = weight_map(index) if index.is_file() else {"": f"{stem}.safetensors"}
     for name in sorted(set(listed.values())):
-        path = folder / Path(name).name
+        path = folder / name
         if not path.is_file():
             refuse_only_pickles(folder)
             raise ModelError(f"{path} does not exist", RESTORE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from kiwi.configuration import ModelSettings
 from kiwi.errors import UsageError
 from kiwi.model.conditioning import Conditioning
 from kiwi.model.editor import KiwiEditModel
+from kiwi.model.imports import import_parts
 
 
 def new_editor(settings: ModelSettings, corpus: Iterable[str]) -> KiwiEditModel:
@@ -21,7 +23,14 @@ def new_editor(settings: ModelSettings, corpus: Iterable[str]) -> KiwiEditModel:
         UsageError: an unknown preset, a combination of settings that means nothing, or no foundation weights named.
         ModelError: foundation weights that cannot be loaded.
     """
+    model = _built(settings, corpus)
+    model.defaults = replace(model.defaults, size=settings.size, frames=settings.frames)
+    return model
+
+
+def _built(settings: ModelSettings, corpus: Iterable[str]) -> KiwiEditModel:
     conditioning = conditioning_of(settings)
+    import_parts()
     if settings.preset == "tiny":
         from kiwi.model.tiny import build_tiny
 

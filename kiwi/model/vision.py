@@ -23,6 +23,7 @@ from kiwi.model.instruction import Mode
 Frames = npt.NDArray[np.uint8]
 PATCH = 28  # pixels a side of one merged vision token
 MAX_ASPECT = 200
+MOST_FRAMES, MOST_SIDE = 768, 4096  # that a folder may ask for
 MIN_IMAGE_TOKENS = 4
 MAX_IMAGE_TOKENS = 16384
 MIN_VIDEO_TOKENS = 128
@@ -49,6 +50,12 @@ class VisionSize:
 
     frames: int
     side: int
+
+    def __post_init__(self) -> None:
+        """Raises ModelError for sizes that no clip can be brought to."""
+        _check_sizes(self, frames=MOST_FRAMES, side=MOST_SIDE)
+        if self.side % PATCH:
+            raise ModelError(f"{self.side} pixels a side are no multiple of {PATCH}", "restore the model's folder")
 
     def clip(self, frames: Frames, mode: Mode) -> Frames:
         return vision_frames(frames, self.frames, self.side)
@@ -77,6 +84,10 @@ class VisionBudget:
     frame_pixels: int = 512 * 512
     reference_tokens: int = 768
 
+    def __post_init__(self) -> None:
+        """Raises ModelError for sizes that no clip can be brought to."""
+        _check_sizes(self, frames=MOST_FRAMES, frame_pixels=MOST_SIDE**2, reference_tokens=MAX_IMAGE_TOKENS)
+
     def clip(self, frames: Frames, mode: Mode) -> Frames:
         if mode == "image":
             return _resampled(frames, *_within(frames.shape[1:3], PATCH, MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS))
@@ -96,6 +107,15 @@ class VisionBudget:
 
     def canvas(self, image: Frames, height: int, width: int) -> Frames:
         return fit_on_white(image, height, width, enlarge=True)
+
+
+def _check_sizes(views: VisionSize | VisionBudget, **most: int) -> None:
+    for name, bound in most.items():
+        value = getattr(views, name)
+        if not isinstance(value, int) or not 1 <= value <= bound:
+            raise ModelError(
+                f"{name} of the vision rule is {value!r}", f"it is 1 to {bound}: restore the model's folder"
+            )
 
 
 def _within(size: tuple[int, ...], unit: int, least: float, most: float) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from kiwi.errors import UsageError
 from kiwi.model.conditioning import Conditioning
 from kiwi.model.context import ContextEncoder
 from kiwi.model.editor import KiwiEditModel
-from kiwi.model.folders import loaded_whole
+from kiwi.model.folders import load_tokenizer, loaded_whole
 from kiwi.model.instruction import PromptTemplate
 from kiwi.model.tiny import add_lora, build_tokenizer
 from kiwi.model.vision import VisionBudget
@@ -209,13 +209,13 @@ def from_foundation(
         ModelError: weights that are missing, pickled, damaged, or of another model.
     """
     from diffusers import WanTransformer3DModel
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     size = size_of(name)
     transformer = loaded_whole(WanTransformer3DModel, backbone / "transformer", "transformer", torch_dtype=dtype)
     mllm = loaded_whole(Qwen2_5_VLForConditionalGeneration, language_model, "language model", dtype=dtype)
     codec = WanCodec.load(backbone / "vae")
-    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    tokenizer = load_tokenizer(language_model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return assembled(name, size, transformer, mllm, tokenizer, codec, conditioning)

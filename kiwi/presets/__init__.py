@@ -60,6 +60,9 @@ def build(
         values["source"]["listing_sha256"] = _listing_digest(pairs)
     for override in overrides:
         _apply(values, override)
+    for name in ("backbone", "language_model"):  # tasks run in folders of their own
+        if said := values["model"][name]:
+            values["model"][name] = str(Path(said).absolute())
     return RunConfiguration.parse(canonical_json(values))
 
 

@@ -9,6 +9,11 @@ Where the two recipes disagree, and what is taken:
 - Steps: the text names 12K and 10K; the scripts run 30K, 20K for each resolution of stage 2, and 15K.
 - Stage 3's mix of images, videos and references: 2:1:1 in the text, 1:1:1 in the scripts.
 - Stage 3 on references alone ("Ref. data only", 30K steps) is a row of the scripts that the text's table compares with.
+- Batches: the scripts take 128 samples of any kind, so that an image step computes a twentieth of what a clip step
+  does, and its devices wait for each other's gradients. Here stages that mix both fill image batches to the tokens of
+  128 clips, which are some 18 to 21 images for each clip; clips and references stay at about 128. Stage 1, images
+  alone, keeps the scripts' 128, for which its rate was chosen. `--set stages.NAME.batch_tokens=null` brings the
+  scripts' batches back.
 - Stage 1 trains both connectors in the text; the scripts train the query connector alone. Both stages' settings say
   "connectors": with images there is no reference, so that the second connector has no gradient and stays as it was.
 """
@@ -59,7 +64,6 @@ RECIPES: dict[Recipe, tuple[Stage, ...]] = {
 REFERENCE_ONLY = Stage("stage3", PIXELS, 81, 30_000, 5e-6, {"reference": 1.0})  # the paper's "Ref. data only"
 
 REFERENCE_SCALE = (0.7, 1.0)
-TOKENS_A_CLIP = 18_480  # of 81 frames of 704x1280: images fill batches to as many tokens a sample of the batch
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,9 @@ class Scale:
         steps: as a share of the recipe's; at least one.
         batch: samples of a batch.
         multiple: what sides are multiples of; 1 leaves it to what fits a clip to the budget.
-        batch_tokens: transformer tokens of a batch; None: batches of `batch` samples.
+        token_side: pixels a side of one transformer token (the codec's stride times the patch); None: batches hold
+            `batch` samples of whatever kind. Where it is said, stages that mix images with clips fill every batch to
+            the tokens of `batch` clips.
     """
 
     side: float = 1.0
@@ -80,10 +86,10 @@ class Scale:
     steps: float = 1.0
     batch: int = GLOBAL_BATCH
     multiple: int = 1
-    batch_tokens: int | None = GLOBAL_BATCH * TOKENS_A_CLIP
+    token_side: int | None = 32
 
 
-TINY = Scale(side=1 / 15, frames=9, steps=1 / 5000, batch=4, multiple=8, batch_tokens=None)
+TINY = Scale(side=1 / 15, frames=9, steps=1 / 5000, batch=4, multiple=8, token_side=None)
 
 
 def recipe_stages(
@@ -102,10 +108,21 @@ def recipe_stages(
 
 def _settings(row: Stage, scale: Scale) -> StageSettings:
     side = max(1, round(math.sqrt(row.pixels) * scale.side / scale.multiple)) * scale.multiple
+    frames = min(row.frames, scale.frames)
     rest: dict[str, Any] = {"reference_scale": REFERENCE_SCALE} if row.mix.get("reference") else {}
+    if scale.token_side is not None and frames > 1 and row.mix.get("image"):
+        rest["batch_tokens"] = scale.batch * clip_tokens(side, frames, scale.token_side)
     return StageSettings(
         name=row.name, steps=max(1, round(row.steps * scale.steps)), batch_size=scale.batch,
-        batch_tokens=scale.batch_tokens, mix=row.mix, size=side, frames=min(row.frames, scale.frames),
+        mix=row.mix, size=side, frames=frames,
         learning_rate=row.rate, mllm_learning_rate=row.rate, trainable=row.trainable, warmup_share=0.0, decay_to=1.0,
         weighting="bell", checkpoint_every=500, **rest,
     )  # fmt: skip
+
+
+def clip_tokens(side: int, frames: int, token_side: int) -> int:
+    """Transformer tokens of a clip of `side`² pixels: one for `token_side`² pixels of the first and each fourth frame.
+
+    Clips of other aspects, rounded to whole tokens, have a few percent more or less.
+    """
+    return (side // token_side) ** 2 * (1 + (frames - 1) // 4)

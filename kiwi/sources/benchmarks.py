@@ -52,13 +52,15 @@ class BenchmarkEntry:
     category: str
 
 
-def read_refvie_bench(root: str) -> list[BenchmarkEntry]:
+def read_refvie_bench(root: str, file: str = REFVIE_BENCH_FILE) -> list[BenchmarkEntry]:
     """Every entry of `refvie_bench.yaml`, in its order. An edit type other than `subject` is a background's.
+
+    `file`: a list of one's own in that form.
 
     Raises:
         SourceError: no list there, broken YAML, or an entry that lacks a key, has no text, or leads out of the root.
     """
-    path = storage.join(require_folder(root), REFVIE_BENCH_FILE)
+    path = storage.join(require_folder(root), file)
     listed = _yaml_list(path)
     entries = []
     for number, values in enumerate(listed):
@@ -77,14 +79,16 @@ def read_refvie_bench(root: str) -> list[BenchmarkEntry]:
     return entries
 
 
-def read_openve_bench(root: str, every_type: bool = False) -> list[BenchmarkEntry]:
+def read_openve_bench(root: str, every_type: bool = False, file: str = OPENVE_BENCH_FILE) -> list[BenchmarkEntry]:
     """The entries of `benchmark_videos.csv` that the paper rates, in its order; with `every_type`, all of them.
+
+    `file`: a list of one's own in that form.
 
     Raises:
         SourceError: no list there, no such columns, or a line that cannot be read or leads out of the root.
     """
     root = require_folder(root)
-    path = storage.join(root, OPENVE_BENCH_FILE)
+    path = storage.join(root, file)
     entries = []
     for number, record in enumerate(read_records(path, _OPENVE_COLUMNS)):
         said = f"{path}: line {record.line}"
@@ -140,7 +144,7 @@ def _yaml_list(path: str) -> list[Any]:
     import yaml
 
     try:
-        listed = yaml.load(storage.read_bytes(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        listed = yaml.load(storage.read_bytes(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # nosec B506 - safe
     except storage.StorageError as error:
         raise SourceError(error.message, error.remedy) from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -19,14 +19,14 @@ class Averaged:
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], decay: float) -> None:
         self._parameters = dict(named)
         self._decay = decay
-        self.tensors: dict[str, Tensor] = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self.tensors: dict[str, Tensor] = {name: p.detach().float().clone() for name, p in self._parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After step number `step`, from 0."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, parameter in self._parameters.items():
-            self.tensors[name].lerp_(parameter.detach(), 1 - decay)
+            self.tensors[name].lerp_(parameter.detach().float(), 1 - decay)
 
     @torch.no_grad()
     def apply(self) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kiwi import storage
 from kiwi.training.errors import TrainingError
 from kiwi.training.ranks import Ranks, is_sharded
-from kiwi.workspace import read_json, write_json
+from kiwi.workspace import read_json
 
 FOLDER = "checkpoints"
 LAYOUT = 1
+WRITING_NICENESS = 10  # of the thread that writes while training goes on
 NAME = re.compile(r"step-(\d{8})")
 
 
@@ -66,7 +69,7 @@ class Checkpoints:
         held = {name: Piece(piece.offset, _copied(piece.values)) for name, piece in pieces.items()}
         shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
         self._pending = (place, {"layout": LAYOUT, "step": step, "shapes": shapes, "said": said})
-        self._thread = threading.Thread(target=self._write, args=(place, held), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(place, held, wait), name="checkpoint")
         self._thread.start()
         if wait:
             self.finish()
@@ -89,7 +92,7 @@ class Checkpoints:
             parts = {
                 f"rank-{rank:05d}": read_json(place / f"rank-{rank:05d}.json") for rank in range(self._ranks.world)
             }
-            write_json(place / "index.json", {**index, "parts": parts})
+            _write_index(place / "index.json", {**index, "parts": parts})
             self._drop_old()
 
     def finish(self) -> None:
@@ -114,7 +117,9 @@ class Checkpoints:
         steps = _committed(self._folder)
         return Stored.opened(steps[-1]) if steps else None
 
-    def _write(self, place: Path, pieces: dict[str, Piece]) -> None:
+    def _write(self, place: Path, pieces: dict[str, Piece], awaited: bool) -> None:
+        if not awaited:
+            _give_way()
         try:
             place.mkdir(parents=True, exist_ok=True)
             stem = place / f"rank-{self._ranks.rank:05d}"
@@ -122,7 +127,7 @@ class Checkpoints:
             save_file({name: piece.values for name, piece in pieces.items()}, temporary)
             os.replace(temporary, stem.with_suffix(".safetensors"))
             boxes = {name: [list(piece.offset), list(piece.values.shape)] for name, piece in pieces.items()}
-            write_json(
+            _write_index(
                 stem.with_suffix(".json"), {"bytes": stem.with_suffix(".safetensors").stat().st_size, "boxes": boxes}
             )
         except (OSError, SafetensorError) as error:
@@ -205,6 +210,19 @@ class Stored:
                     _copy_common(files[file], name, begin, shape, offset, local)
         except (OSError, SafetensorError) as error:
             raise _unusable(self.path, str(error)) from error
+
+
+def _write_index(path: Path, said: dict[str, Any]) -> None:
+    """Whole or not at all, on one line: indented JSON is made by Python code, which holds up the training's."""
+    storage.write_bytes(path, json.dumps(said).encode())
+
+
+def _give_way() -> None:
+    """Lets the training go before this thread, where a system has a priority for each thread."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        niceness = max(os.getpriority(os.PRIO_PROCESS, thread), WRITING_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 def _committed(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ finished checkpoint, or the state to resume from, and never another's.
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +17,10 @@ import torch
 from kiwi.configuration import RunConfiguration, StageSettings
 from kiwi.model.checkpoint import load_model, save_model
 from kiwi.model.editor import KiwiEditModel
+from kiwi.model.imports import light_imports
 from kiwi.model.instruction import Mode
 from kiwi.tracking import TaskRun
+from kiwi.training.card import model_card, origin_of
 from kiwi.training.checkpoints import FOLDER
 from kiwi.training.errors import TrainingError
 from kiwi.training.latents import compute_cache, encoder_digest
@@ -47,7 +49,16 @@ def run_stage(configuration: RunConfiguration, name: str, task: TaskRun) -> dict
     """
     configuration.stage(name)
     torch.set_num_threads(configuration.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    compiler = configuration.trainer.compile or int(os.environ.get("WORLD_SIZE", "1")) > 1  # FSDP needs it too
+    with light_imports(compiler=not compiler):
+        return _run_stage(configuration, name, task, compiler)
+
+
+def _run_stage(configuration: RunConfiguration, name: str, task: TaskRun, compiler: bool) -> dict[str, Any]:
+    if compiler:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        torch.set_deterministic_debug_mode("warn")  # the same, without importing the compiler to tell it
     device = chosen_device(configuration.trainer.device)
     with joined_ranks(device) as ranks:
         _cache(configuration, task, ranks)
@@ -140,7 +151,7 @@ def _start(configuration: RunConfiguration, stage: StageSettings) -> tuple[KiwiE
     names = [each.name for each in configuration.stages]
     place = names.index(stage.name)
     if place == 0:
-        return initial_model(configuration.model), "random weights"
+        return initial_model(configuration.model), origin_of(configuration.model)
     previous = checkpoint_folder(configuration, names[place - 1])
     if not previous.is_dir():
         raise TrainingError(
@@ -169,19 +180,3 @@ def _result(stage: StageSettings, key: str, folder: Path, progress: Progress, or
         "loss_last": sum(loss for _, loss, _ in losses[-window:]) / window,
         "losses": losses,
     }
-
-
-def model_card(configuration: RunConfiguration, result: dict[str, Any]) -> str:
-    """The README of a model folder: what it is, from what it was made, and what it must not be taken for."""
-    dataset = published(configuration)
-    stages = json.dumps([stage.name for stage in configuration.stages])
-    return (
-        f"# {configuration.model_name}, after {result['name']}\n\n"
-        f"An editor in Kiwi-Edit's architecture (arXiv 2603.02175), preset `{configuration.preset}`. Its weights were "
-        "random when training started, the frozen parts of its language model still are, and its latent codec is a "
-        "fixed transform: it is a small model that shows the method at work, and no released Kiwi-Edit model.\n\n"
-        f"- dataset: `{dataset['version']}` at `{dataset['revision']}`\n"
-        f"- configuration: `{configuration.identity()}`, seed {configuration.seed}, stages {stages}\n"
-        f"- this stage: {result['steps']} steps from {result['start']}, "
-        f"loss {result['loss_first']:.4f} to {result['loss_last']:.4f}\n"
-    )

@@ -108,7 +108,7 @@ def _place(model: KiwiEditModel, device: str) -> None:
 
     place = chosen_device(device)
     if place.type != "cpu" and hasattr(model.codec, "vae"):
-        model.codec.to(place)  # type: ignore[attr-defined]
+        model.codec.to(place)
         model.context_encoder.mllm.model.visual.to(place)
 
 
@@ -221,9 +221,17 @@ def _encoded(
         yield bucket, waiting, *_encode(model, waiting, view.pixels)
 
 
-@torch.inference_mode()
 def _encode(model: KiwiEditModel, samples: list[_Sample], pixels_too: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Latents and vision tokens of a batch of one bucket, as float16, and the grids of its vision inputs."""
+    """What the cache keeps of a batch: `encode_live`, rounded to float16."""
+    tensors, grids = encode_live(model, samples, pixels_too)
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, grids
+
+
+@torch.inference_mode()
+def encode_live(
+    model: KiwiEditModel, samples: list[_Sample], pixels_too: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Latents and vision tokens of a batch of one bucket in float32, and the grids of its vision inputs."""
     kind, _, height, width, *_ = samples[0].bucket
     vision, encoder = model.vision, model.context_encoder
     place = next(encoder.mllm.model.visual.parameters())
@@ -245,7 +253,7 @@ def _encode(model: KiwiEditModel, samples: list[_Sample], pixels_too: bool) -> t
         pixels, grid = patches(torch.from_numpy(images[:, None]))
         out["reference_vision"] = encoder.vision_tokens(pixels.to(place), grid, "image")
         grids["reference_grid"] = [grid.frames, grid.height, grid.width]
-    tensors = {name: tensor.half().cpu() for name, tensor in out.items()}
+    tensors = {name: tensor.float().cpu() for name, tensor in out.items()}
     if kind == "reference" and pixels_too:
         tensors["reference_pixels"] = torch.from_numpy(canvases)
     return tensors, grids

@@ -25,7 +25,6 @@ from kiwi.training.metrics import Window, band_sums
 from kiwi.training.mixture import Batch, Mixture
 from kiwi.training.operations import OperationsByShape, counting, peak_tflops
 from kiwi.training.optimizers import Optimizers, schedule
-from kiwi.training.parallelize import precision
 from kiwi.training.preemption import Notice, Preempted, notice_of_sigterm
 from kiwi.training.ranks import Ranks, whole
 
@@ -60,8 +59,8 @@ class Run:
     operations: OperationsByShape
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that resuming needs, under its name in a checkpoint; none is copied."""
-        tensors = {f"model.{name}": parameter.detach() for name, parameter in self.optimizers.named.items()}
+        """Every tensor that resuming needs, under its name in a checkpoint; what is one tensor is not copied."""
+        tensors = {f"model.{name}": weights for name, weights in self.optimizers.weights().items()}
         tensors |= {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": value for name, value in self.average.tensors.items()}
@@ -97,7 +96,7 @@ def train(
             checkpoint, a disk that refuses one, or too little memory.
     """
     trainer, ranks, device = trainer or TrainerSettings(), ranks or Ranks(), device or torch.device("cpu")
-    optimizers = Optimizers(model, stage)
+    optimizers = Optimizers(model, stage, trainer)
     average = Averaged(optimizers.named.items(), stage.ema) if stage.ema else None
     run = Run(model, stage, trainer, ranks, device, optimizers, average, OperationsByShape())
     checkpoints = Checkpoints(folder, ranks, trainer.keep)
@@ -114,6 +113,7 @@ def train(
         )  # fmt: skip
         stack.enter_context(_whole_checkpoint(checkpoints, ranks))
         _steps(run, loader, steps, progress, checkpoints, notice, task, folder, edit_samples)
+    optimizers.settle()
     if average is not None:
         average.apply()
     return progress
@@ -164,7 +164,7 @@ def _step(run: Run, ready: Ready, steps: int, notice: Notice, checkpoints: Check
     with _memory_told(run.stage):
         with _counted(run, shape) if unknown else nullcontext():
             sums = [_forward_backward(run, piece) for piece in ready.pieces]
-        norm = torch.nn.utils.clip_grad_norm_(run.optimizers.parameters, run.stage.gradient_clip)
+        norm = run.optimizers.clip(run.stage.gradient_clip)
     told = _synchronised(run, sums, whole(norm).detach(), notice, checkpoints)
     if not (_finite(told.loss) and _finite(told.norm)):
         raise _not_finite(run, ready, told, [each[2] for each in sums])
@@ -178,8 +178,7 @@ def _forward_backward(run: Run, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
     """(share of the loss, band sums, the samples' losses) of one piece; gradients are added to."""
     batch = _with_references(run, piece.batch.to(run.device))
     noise, levels = piece.noise.to(run.device), piece.levels.to(run.device)
-    with precision(run.trainer, run.device):
-        found = losses(run.model, batch, noise, levels, run.stage)
+    found = losses(run.model, batch, noise, levels, run.stage)
     weight = piece.share / run.stage.accumulate
     loss = found.loss if weight == 1 else found.loss * weight
     loss.backward()  # type: ignore[no-untyped-call]
@@ -319,6 +318,7 @@ def _resumed(run: Run, checkpoints: Checkpoints) -> Progress:
     tensors = run.state()
     stored.check(tensors)
     stored.fill(tensors)
+    run.optimizers.take({name.removeprefix("model."): tensor for name, tensor in tensors.items()})
     said = stored.said
     return Progress(
         said["step"], said["samples"], said["seconds"], [(step, loss, kind) for step, loss, kind in said["losses"]]

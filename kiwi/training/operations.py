@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 QUERY, KEY = ("to_q", "q_proj"), ("to_k", "k_proj")
+IDLE = -1  # no backward pass is under way
 PEAKS = {"A100": 312.0, "H100": 989.0, "H200": 989.0}  # bfloat16, dense, 10^12 a second, as published
 
 
@@ -53,8 +54,8 @@ def counting(model: nn.Module) -> Iterator[Counted]:
 
 def _counter(counted: Counted, name: str, parent: int) -> Any:
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if not torch.is_grad_enabled():
-            return
+        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != IDLE:
+            return  # sampling, or a block that the backward pass computes again
         weight = module.weight
         assert isinstance(weight, Tensor)
         operations = 2.0 * output.numel() * weight[0].numel()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from kiwi.configuration import StageSettings
+from kiwi.configuration import StageSettings, TrainerSettings
 from kiwi.errors import UsageError
 from kiwi.model.editor import KiwiEditModel
 from kiwi.training.adamw import LeanAdamW
+from kiwi.training.masters import Masters
 from kiwi.training.muon import Muon
+from kiwi.training.ranks import is_sharded
 
 BETAS = (0.9, 0.99)
 WEIGHT_DECAY = 0.01
+FLOAT32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3", "scale")
 PARTS = {
     "dit": ("transformer.",),
     "queries": ("context_encoder.queries.",),
@@ -25,11 +28,19 @@ PARTS = {
 
 
 class Optimizers:
-    """The optimisers of one stage, stepped together; learning rates are shares of each group's own peak."""
+    """The optimisers of one stage, stepped together; learning rates are shares of each group's own peak.
 
-    def __init__(self, model: KiwiEditModel, stage: StageSettings) -> None:
+    With `precision` bfloat16 and the weights on one rank, the weights that products are made with become bfloat16
+    here and until `settle`; what they lack of float32 is kept beside them (see Masters) and takes part in every step.
+    Sharded weights stay in float32, for FSDP makes bfloat16 copies of them where they are used.
+    """
+
+    def __init__(self, model: KiwiEditModel, stage: StageSettings, trainer: TrainerSettings | None = None) -> None:
+        trainer = trainer or TrainerSettings()
         self.named = dict(freeze_all_but(model, stage.trainable))
         self.parameters = list(self.named.values())
+        halved = trainer.precision == "bfloat16" and not any(is_sharded(each) for each in self.parameters)
+        self.masters = Masters(p for name, p in self.named.items() if halved and not stays_float32(name))
         matrices = [p for name, p in self.named.items() if stage.optimizer == "muon" and _is_block_matrix(name, p)]
         taken = {id(parameter) for parameter in matrices}
         language = [p for name, p in self.named.items() if name.startswith("context_encoder.")]
@@ -41,7 +52,8 @@ class Optimizers:
         ]
         self._all: list[torch.optim.Optimizer] = []
         if groups and stage.moments == "bfloat16":
-            self._all.append(LeanAdamW(groups, betas=BETAS, weight_decay=WEIGHT_DECAY))
+            options = {"low": self.masters.low, "compiled": trainer.compile}
+            self._all.append(LeanAdamW(groups, betas=BETAS, weight_decay=WEIGHT_DECAY, **options))  # type: ignore[arg-type]
         elif groups:
             self._all.append(torch.optim.AdamW(groups, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True))
         if matrices:
@@ -53,8 +65,38 @@ class Optimizers:
         for optimizer, peaks in zip(self._all, self._peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * share
-            optimizer.step()
+            if isinstance(optimizer, LeanAdamW):
+                optimizer.step()
+            else:
+                with self.masters.together(p for group in optimizer.param_groups for p in group["params"]):
+                    optimizer.step()
             optimizer.zero_grad()
+
+    def clip(self, most: float) -> Tensor:
+        """Scales the gradients down to a norm of `most` in all; returns the norm before. A DTensor where sharded."""
+        if not self.masters.low:
+            return torch.nn.utils.clip_grad_norm_(self.parameters, most)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
+        torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
+        return norm
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained weights by name, as they are kept: float32. Those in halves are put together in main memory."""
+        return {
+            name: self.masters.whole(p).cpu() if p in self.masters.low else p.detach() for name, p in self.named.items()
+        }
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes up what `weights` gave, where that was no parameter itself, which is filled in place."""
+        for name, parameter in self.named.items():
+            if parameter in self.masters.low:
+                self.masters.put(parameter, weights[name])
+
+    def settle(self) -> None:
+        """Ends training: all weights are float32 again."""
+        self.masters.settle()
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors: `PARAMETER/STATE`. They are the optimisers' own, no copies."""
@@ -76,7 +118,7 @@ class Optimizers:
             if name in self.named:
                 parameter = self.named[name]
                 optimizer = owners[id(parameter)]
-                kind = torch.bfloat16 if isinstance(optimizer, LeanAdamW) else parameter.dtype
+                kind = torch.bfloat16 if isinstance(optimizer, LeanAdamW) else torch.float32
                 fresh = torch.zeros(()) if what == "step" else torch.zeros_like(parameter, dtype=kind).detach()
                 optimizer.state[parameter][what] = fresh
         return self.tensors()
@@ -113,6 +155,15 @@ def _belongs(name: str, parts: tuple[str, ...]) -> bool:
         return not name.startswith("context_encoder.mllm.") or "lora_" in name
     prefixes: Iterator[str] = (prefix for part in parts for prefix in PARTS.get(part, ()))
     return any(name.startswith(prefix) for prefix in prefixes) or ("lora" in parts and "lora_" in name)
+
+
+def stays_float32(name: str) -> bool:
+    """Parameters that stay in float32 where a model computes in bfloat16: the stock model's choice, and our curve.
+
+    The timestep's embedding, the tables that it is added to and the norms; they are few.
+    """
+    parts = name.split(".")
+    return parts[0] == "transformer" and any(part in FLOAT32 for part in parts)
 
 
 def _is_block_matrix(name: str, parameter: Tensor) -> bool:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kiwi.configuration import TrainerSettings
 from kiwi.errors import UsageError
+from kiwi.model.attention import attend
 from kiwi.model.editor import KiwiEditModel
+from kiwi.training.optimizers import stays_float32
 from kiwi.training.ranks import Ranks
+
+SHAPES = 64  # of data that are compiled before new ones run uncompiled
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 
 
 def chosen_device(said: str) -> torch.device:
@@ -52,89 +56,126 @@ def parallelize(model: KiwiEditModel, trainer: TrainerSettings, device: torch.de
     """Makes a model ready for training, in place. Its parameters keep their names; on several ranks they are DTensors.
 
     Raises:
-        UsageError: a number of ranks that cannot be parted as asked.
+        UsageError: a number of ranks that cannot be parted as asked, or an attention that is not there.
     """
-    placed(model, device, trainer.precision)
+    low = trainer.precision == "bfloat16"
+    attend(model.transformer, trainer.attention, device, trainer.precision)
     recompute(model, trainer.recompute)
     if trainer.compile:
-        for block in model.transformer.blocks:
-            block.compile(fullgraph=False, dynamic=False)
+        compile_blocks(model)
     if ranks.several:
-        shard(model, trainer.shard_ranks, device, ranks)
+        shard(model, trainer.shard_ranks, device, ranks, low)
+    else:
+        if device.type != "cpu":
+            model.to(device)
+        as_trained(model, low)
+    codec: Any = model.codec
+    if device.type != "cpu" and hasattr(codec, "to"):  # it encodes references whose size varies
+        codec.to(device, torch.bfloat16) if low else codec.to(device)
     return model
 
 
-def placed(model: KiwiEditModel, device: torch.device, precision: str) -> None:
-    """Moves the model; what it trains becomes float32, which is what the optimiser's small steps need.
+def as_trained(part: nn.Module, low: bool, prefix: str = "") -> None:
+    """Gives the parameters of a part the precision that they are kept in while training.
 
-    The attention that is made for the CPU works in float32 alone; elsewhere the stock one takes its place.
+    What is trained becomes float32, which is what the optimiser's small steps need. What is frozen becomes bfloat16
+    where the model computes in that (`low`), but for the few that the stock model keeps in float32.
     """
-    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
-
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            parameter.data = parameter.data.float()
-    if device.type != "cpu" or precision != "float32":
-        model.transformer.set_attn_processor(WanAttnProcessor())
-    if device.type != "cpu":
-        model.to(device)
+    for name, parameter in part.named_parameters():
+        if parameter.requires_grad:
+            kind = torch.float32
+        else:
+            kind = torch.bfloat16 if low and not stays_float32(prefix + name) else parameter.dtype
+        if parameter.dtype != kind:
+            parameter.data = parameter.data.to(kind)
 
 
-def precision(trainer: TrainerSettings, device: torch.device) -> Any:
-    """The context of forward passes: bfloat16 arithmetic on float32 weights, or nothing.
-
-    Noise levels are no part of it: the model takes them in float32 to its timestep embedding.
-    """
-    if trainer.precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+def compile_blocks(model: KiwiEditModel, backend: str = "inductor") -> None:
+    """Compiles each block of the transformer by itself. A shape of data is compiled when it first comes."""
+    torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
+    for block in model.transformer.blocks:
+        block.compile(fullgraph=False, dynamic=False, backend=backend)
 
 
 def recompute(model: KiwiEditModel, what: str) -> None:
-    """Activation checkpointing of the transformer's blocks; "full" takes the language model's layers too."""
+    """Activation checkpointing: what the backward pass computes again, from little to all.
+
+    selective  keeps the results of matrix products and of attention
+    attention  keeps those of attention alone, which at 720p is the dearest to compute of what is small to keep
+    full       keeps the blocks' inputs
+
+    With any of them the language model's layers keep their inputs alone: they are a tenth of the operations, and at
+    720p they would take as much memory as the transformer. Blocks recompute inside of what is compiled.
+    """
     if what == "none":
         return
-    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+    from torch.utils.checkpoint import checkpoint
 
     options: dict[str, Any] = {"use_reentrant": False}
-    if what == "selective":
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
+    if what in KEPT:
+        options["context_fn"] = KEPT[what]
+    for block in model.transformer.blocks:
+        forward = block.forward
 
-    def rerun(block: nn.Module, *inputs: Tensor) -> Any:
-        return checkpoint(block.__call__, *inputs, **options)
+        def again(*inputs: Any, forward: Callable[..., Any] = forward) -> Any:
+            return checkpoint(forward, *inputs, **options) if torch.is_grad_enabled() else forward(*inputs)
 
-    model.transformer.enable_gradient_checkpointing(rerun)
-    if what == "full":
-        model.context_encoder.mllm.gradient_checkpointing_enable({"use_reentrant": False})
+        block.forward = again
+    model.context_encoder.mllm.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def _policy(context: Any, operation: Any, *inputs: Any, **named: Any) -> Any:
-    """Keeps the results of matrix products and of attention; all else is computed again."""
+def _keeping(context: Any, operation: Any, *inputs: Any, **named: Any) -> Any:
     from torch.utils.checkpoint import CheckpointPolicy
 
-    kept = operation in _kept_operations()
+    kept = is_product(operation) or is_attention(operation)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+def _keeping_attention(context: Any, operation: Any, *inputs: Any, **named: Any) -> Any:
+    from torch.utils.checkpoint import CheckpointPolicy
+
+    return CheckpointPolicy.MUST_SAVE if is_attention(operation) else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _selective() -> Any:
+    from torch.utils.checkpoint import create_selective_checkpoint_contexts
+
+    return create_selective_checkpoint_contexts(_keeping)  # type: ignore[no-untyped-call]
+
+
+def _attention() -> Any:
+    from torch.utils.checkpoint import create_selective_checkpoint_contexts
+
+    return create_selective_checkpoint_contexts(_keeping_attention)  # type: ignore[no-untyped-call]
+
+
+KEPT: dict[str, Callable[[], Any]] = {"selective": _selective, "attention": _attention}
+
+
 @functools.cache
-def _kept_operations() -> frozenset[Any]:
-    aten = torch.ops.aten
-    names = (
-        "mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-    )  # fmt: skip
-    return frozenset(getattr(aten, name).default for name in names if hasattr(aten, name))
+def is_product(operation: Any) -> bool:
+    """Whether an operation is a matrix product or a convolution."""
+    return operation in {getattr(torch.ops.aten, name).default for name in PRODUCTS}
 
 
-def shard(model: KiwiEditModel, shard_ranks: int | None, device: torch.device, ranks: Ranks) -> None:
+@functools.cache
+def is_attention(operation: Any) -> bool:
+    """Whether an operation is the forward pass of attention, of torch's own or of a library that registers it."""
+    name = str(operation)
+    return any(said in name for said in ("attention", "flash_attn")) and "backward" not in name
+
+
+def shard(model: KiwiEditModel, shard_ranks: int | None, device: torch.device, ranks: Ranks, low: bool = False) -> None:
     """FSDP2 over all ranks, or HSDP: copies of the weights, each spread over `shard_ranks` ranks.
 
     Each transformer block and each language layer is gathered by itself; queries, connectors and the rest with the
-    module that calls them. All inputs keep their precision: the timestep must stay in float32.
+    module that calls them. A part goes to the device, in the precision that it is kept in, just before it is sharded,
+    so that no rank ever holds all of it in float32: until then its weights are the pages of the file that all ranks
+    have mapped. With `low` parts are gathered in bfloat16 and gradients summed in float32, but for the timestep's
+    embedding. All inputs keep their precision, for the timestep must stay in float32.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     width = shard_ranks or ranks.world
     if ranks.world % width:
@@ -145,8 +186,13 @@ def shard(model: KiwiEditModel, shard_ranks: int | None, device: torch.device, r
     if width < ranks.world:
         shape, names = (ranks.world // width, width), ("copy", "shard")  # type: ignore[assignment]
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
-    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-    wrap: Callable[[nn.Module], Any] = functools.partial(fully_shard, mesh=mesh, mp_policy=policy)
-    layers = model.context_encoder.mllm.model.language_model.layers
-    for module in (*model.transformer.blocks, *layers, model.transformer, model.context_encoder):
-        wrap(module)
+    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    rounded = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    transformer, encoder = model.transformer, model.context_encoder
+    embedder, layers = transformer.condition_embedder.time_embedder, encoder.mllm.model.language_model.layers
+    for module in (*transformer.blocks, *layers, embedder, transformer, encoder):
+        as_trained(module.to(device), low, "transformer." if module in (transformer, embedder) else "")
+        fully_shard(module, mesh=mesh, mp_policy=rounded if low and module is not embedder else exact)
+    register_fsdp_forward_method(encoder, "vision_tokens")
+    if low:
+        model.arithmetic = torch.bfloat16

@@ -17,7 +17,6 @@ from kiwi.media.reading import decode
 from kiwi.media.resizing import resize_frames
 from kiwi.model.editor import KiwiEditModel
 from kiwi.tracking import TaskRun
-from kiwi.training.parallelize import precision
 from kiwi.training.ranks import Ranks
 from kiwi.workspace import published
 
@@ -44,14 +43,16 @@ def sample_editor(
 
     def edit(step: int) -> None:
         from kiwi.editing.pipeline import KiwiEditPipeline
+        from kiwi.editing.placement import Placement
 
-        editor = KiwiEditPipeline(model, configuration.model.frames, configuration.model.size)
-        with precision(trainer, device):
-            edited = editor(
-                [each["source"] for each in shown], [each["prompt"] for each in shown],
-                [each["reference"] for each in shown],
-                num_inference_steps=configuration.benchmark.sampling_steps, seed=configuration.seed, batch_size=1,
-            )  # fmt: skip
+        editor = KiwiEditPipeline(
+            model, configuration.model.frames, configuration.model.size, Placement(device=str(device))
+        ).edit_clips
+        edited = editor(
+            [each["source"] for each in shown], [each["prompt"] for each in shown],
+            [each["reference"] for each in shown],
+            num_inference_steps=configuration.benchmark.sampling_steps, seed=configuration.seed, batch_size=1,
+        )  # fmt: skip
         if ranks.first:
             _write(folder / "samples" / f"step-{step:08d}", shown, edited)
             task.artifact(folder / "samples" / f"step-{step:08d}", "samples")

@@ -1,4 +1,4 @@
-"""Several ranks train as one process does, and one takes up what several left. Two gloo ranks on the CPU."""
+"""Several ranks train as one process does, and one takes up what several left. Two and four gloo ranks on the CPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kiwi.model.checkpoint import load_model
 from tests.e2e.training_program import write_cache
@@ -19,6 +20,9 @@ from tests.e2e.training_program import write_cache
 PROGRAM = Path(__file__).with_name("training_program.py")
 STEPS = 8
 TOLERANCE = 2e-3  # of losses of about 3, after sums in another order and eight steps of Muon
+LOW = {"precision": "bfloat16"}
+LOW_STAGE = {"optimizer": "adamw", "moments": "bfloat16"}
+LOW_TOLERANCE = 3e-2  # one rank rounds gradients to bfloat16, several the tables that the timestep is added to
 
 
 def losses(folder: Path, ranks: int, name: str = "losses", **said: Any) -> list[float]:
@@ -64,6 +68,29 @@ def test_two_ranks_have_the_losses_and_leave_the_model_of_one_process(
     assert ours.keys() == theirs.keys()
     for name, parameter in ours.items():
         assert torch.allclose(parameter, theirs[name], atol=2e-2), name  # two of Muon's updates are 0.02 apart
+
+
+def test_copies_spread_over_two_ranks_each_have_the_losses_of_one_process(tmp_path: Path, alone: list[float]) -> None:
+    """HSDP: four ranks, two copies of the weights."""
+    write_cache(tmp_path / "cache")
+    assert losses(tmp_path, 4, trainer={"shard_ranks": 2}) == pytest.approx(alone, abs=TOLERANCE)
+
+
+def test_in_bfloat16_ranks_and_one_process_take_up_what_the_other_left_in_float32(tmp_path: Path) -> None:
+    write_cache(tmp_path / "whole" / "cache")
+    expected = losses(tmp_path / "whole", 1, trainer=LOW, stage=LOW_STAGE, keep=True)
+    assert len(expected) == STEPS
+    trained = {p.dtype for p in load_model(tmp_path / "whole" / "model").transformer.parameters()}
+    assert trained == {torch.float32}  # what training leaves is put together again
+    for first, second in ((2, 1), (1, 2)):
+        folder = tmp_path / f"{first}-{second}"
+        write_cache(folder / "cache")
+        said: dict[str, Any] = {"trainer": {**LOW, "asynchronous": False}, "stage": LOW_STAGE}
+        assert losses(folder, first, "left", stop_after=5, **said) == []
+        (kept,) = (folder / "stage" / "checkpoints").iterdir()
+        tensors = [tensor for file in kept.glob("*.safetensors") for tensor in load_file(file).items()]
+        assert {tensor.dtype for name, tensor in tensors if name.startswith("model.")} == {torch.float32}
+        assert losses(folder, second, **{**said, "trainer": LOW}) == pytest.approx(expected, abs=LOW_TOLERANCE)
 
 
 def test_one_process_resumes_what_two_ranks_left_and_two_what_one_left(tmp_path: Path, alone: list[float]) -> None:

@@ -12,7 +12,7 @@ from kiwi.editing.errors import EditError
 from kiwi.editing.files import EditedFile, edit_files
 from kiwi.editing.options import SamplingOptions
 from kiwi.editing.pipeline import KiwiEditPipeline
-from kiwi.editing.request import FileRequest
+from kiwi.editing.request import FileRequest, reference_image
 from kiwi.editing.streams import StreamEditor
 from kiwi.errors import KiwiError
 from kiwi.media import MediaError, decode, encode_video
@@ -88,6 +88,40 @@ def test_a_reference_of_any_shape_is_taken_and_changes_the_edit(editor: StreamEd
     assert not np.array_equal(*frames)
 
 
+def test_references_of_every_kind_are_read_as_eight_bits_of_rgb(tmp_path: Path) -> None:
+    picture = PIL.Image.new("RGB", (30, 20), (200, 40, 90))
+    kinds = {
+        "cmyk.jpg": picture.convert("CMYK"),
+        "palette.png": picture.convert("P"),
+        "deep.png": PIL.Image.fromarray(np.full((20, 30), 200 * 257, np.uint16)),
+        "bit.png": PIL.Image.new("1", (30, 20), 1),
+        "clear.png": PIL.Image.new("RGBA", (30, 20), (0, 0, 0, 0)),
+    }
+    first_red = {"cmyk.jpg": 200, "palette.png": 200, "deep.png": 200, "bit.png": 255, "clear.png": 255}
+    for name, image in kinds.items():
+        image.save(tmp_path / name)
+        seen = reference_image(tmp_path / name)
+        assert (seen.shape, seen.dtype) == ((20, 30, 3), np.uint8), name
+        assert abs(int(seen[10, 10, 0]) - first_red[name]) < 8, name
+    frames = [PIL.Image.new("RGB", (30, 20), (value, 0, 0)) for value in (250, 0)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:], lossless=True)
+    assert reference_image(tmp_path / "moving.webp")[0, 0, 0] == 250  # the first picture of several
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (2, 64, 64), (3, 2, 2), (5, 48, 960), (5, 63, 77)])
+def test_clips_of_one_frame_two_odd_and_extreme_sizes_come_back_as_they_are(
+    editor: StreamEditor, tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    path = video(tmp_path / "a.mp4", *shape)
+    before = survey(path)
+    (result,) = edited(editor, FileRequest(path, WORDS, tmp_path / "b.mp4"))
+    after = survey(tmp_path / "b.mp4")
+    assert (after.frames, after.height, after.width, after.fps) == (
+        before.frames, before.height, before.width, before.fps,
+    )  # fmt: skip
+    assert max(result.model_size) <= 4 * min(result.model_size)
+
+
 def test_several_files_edited_together_are_as_each_alone(editor: StreamEditor, tmp_path: Path) -> None:
     paths = [video(tmp_path / f"{index}.mp4", 12 + 5 * index, 48, 80) for index in range(3)]
     edited(editor, *[FileRequest(path, WORDS, tmp_path / f"out{path.name}", seed=1) for path in paths])
@@ -107,6 +141,9 @@ def bad_requests(folder: Path) -> dict[str, FileRequest]:
         "no file": FileRequest(folder / "gone.mp4", WORDS, out),
         "no readable video": FileRequest(folder / "text.mp4", WORDS, out),
         "instruction is empty": FileRequest(good, "  ", out),
+        "has 10,000 characters": FileRequest(good, "a" * 10_000, out),
+        "is no text": FileRequest(good, "a\udcffb", out),
+        "seed .* is out of range": FileRequest(good, WORDS, out, seed=2**64),
         "is no image": FileRequest(good, WORDS, out, reference=good),
         "is the input itself": FileRequest(good, WORDS, good),
         "is a folder": FileRequest(good, WORDS, folder / "folder.mp4"),
@@ -118,7 +155,8 @@ def bad_requests(folder: Path) -> dict[str, FileRequest]:
 
 
 @pytest.mark.parametrize("said", [
-    "no file", "no readable video", "instruction is empty", "is no image", "is the input itself", "is a folder",
+    "no file", "no readable video", "instruction is empty", "has 10,000 characters", "is no text",
+    "seed .* is out of range", "is no image", "is the input itself", "is a folder",
     "does not end in .mp4", "is a still image", "cannot be written", "both result and comparison",
 ])  # fmt: skip
 def test_a_bad_request_is_refused_and_nothing_is_written(editor: StreamEditor, tmp_path: Path, said: str) -> None:

@@ -16,6 +16,7 @@ from kiwi.editing.options import SamplingOptions, completed
 from kiwi.editing.pipeline import KiwiEditPipeline
 from kiwi.editing.streams import StreamEditor, StreamRequest
 from kiwi.errors import KiwiError
+from kiwi.model.defaults import defaults_of
 from kiwi.model.editor import KiwiEditModel
 
 WORDS = "Make the red circle blue."
@@ -69,7 +70,7 @@ def test_windows_are_cut_from_a_stream_as_from_a_clip(frames: int) -> None:
 
 def test_a_streamed_clip_is_edited_as_the_whole_clip_is(pipeline: KiwiEditPipeline) -> None:
     clip = moving(31)
-    (whole,) = pipeline([clip], [WORDS], num_inference_steps=2, seed=4, batch_size=4)
+    (whole,) = pipeline.edit_clips([clip], [WORDS], num_inference_steps=2, seed=4, batch_size=4)
     stream = streamed(pipeline, clip, SamplingOptions(steps=2, seed=4, batch_size=4))
     assert np.array_equal(stream, whole)
 
@@ -213,4 +214,4 @@ def test_progress_counts_every_step_of_every_window(pipeline: KiwiEditPipeline) 
 )
 def test_options_that_cannot_be_are_refused(options: SamplingOptions, said: str) -> None:
     with pytest.raises(EditError, match=said):
-        completed(options, "tiny")
+        completed(options, defaults_of("tiny"))

@@ -42,13 +42,13 @@ def test_an_offloaded_model_has_one_part_on_the_device_at_a_time(
         most = max(most, len(resident))
 
     monkeypatch.setattr("kiwi.editing.placement._move", move)
-    (plain,) = KiwiEditPipeline(random_model)([clip()], [WORDS], num_inference_steps=2)
+    (plain,) = KiwiEditPipeline(random_model).edit_clips([clip()], [WORDS], num_inference_steps=2)
     assert not worked
     pipeline = KiwiEditPipeline(random_model, placement=Placement("cpu:0", offload="model"))
     seen: list[set[str]] = []
     hook = random_model.transformer.register_forward_pre_hook(lambda *_: seen.append(set(resident)))
     try:
-        (edit,) = pipeline([clip()], [WORDS], num_inference_steps=2)
+        (edit,) = pipeline.edit_clips([clip()], [WORDS], num_inference_steps=2)
     finally:
         hook.remove()
     assert np.array_equal(edit, plain)
@@ -67,10 +67,10 @@ def test_tiling_cuts_what_the_autoencoder_sees(monkeypatch: pytest.MonkeyPatch) 
     sizes: list[tuple[int, ...]] = []
     vae.decoder.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[-2:])))
     picture = clip(1, 128, 128)
-    KiwiEditPipeline(model, side=128)([picture], [WORDS], num_inference_steps=1)
+    KiwiEditPipeline(model, side=128).edit_clips([picture], [WORDS], num_inference_steps=1)
     largest = max(sizes)
     sizes.clear()
-    (edit,) = KiwiEditPipeline(model, side=128, placement=Placement(tiling=True))([picture], [WORDS])
+    (edit,) = KiwiEditPipeline(model, side=128, placement=Placement(tiling=True)).edit_clips([picture], [WORDS])
     assert edit.shape == picture.shape
     assert max(sizes) < largest
 
@@ -78,9 +78,21 @@ def test_tiling_cuts_what_the_autoencoder_sees(monkeypatch: pytest.MonkeyPatch) 
 def test_half_precision_comes_near_to_full() -> None:
     full = KiwiEditPipeline(awakened(initial_model(ModelSettings())))
     half = KiwiEditPipeline(awakened(initial_model(ModelSettings())), placement=Placement(dtype="bfloat16"))
-    assert next(half.model.transformer.parameters()).dtype == torch.bfloat16
-    first, second = (each([clip()], [WORDS], num_inference_steps=3)[0].astype(float) for each in (full, half))
+    assert half.dtype == torch.bfloat16
+    first, second = (
+        each.edit_clips([clip()], [WORDS], num_inference_steps=3)[0].astype(float) for each in (full, half)
+    )
     assert 0 < np.abs(first - second).mean() < 3
+
+
+def test_an_autoencoder_of_half_precision_comes_near_to_full() -> None:
+    model = new_editor(ModelSettings(preset="middle"), [WORDS])
+    vae = model.codec.vae  # type: ignore[attr-defined]
+    (full,) = KiwiEditPipeline(model).edit_clips([clip(5)], [WORDS], num_inference_steps=1)
+    half = KiwiEditPipeline(model, placement=Placement(vae_dtype="bfloat16"))
+    assert (vae.dtype, half.dtype) == (torch.bfloat16, torch.float32)
+    (rounded,) = half.edit_clips([clip(5)], [WORDS], num_inference_steps=1)
+    assert 0 < np.abs(full.astype(float) - rounded).mean() < 3
 
 
 @pytest.mark.parametrize(
@@ -104,9 +116,9 @@ def test_a_batch_that_does_not_fit_is_edited_in_smaller_ones(pipeline: KiwiEditP
         sizes.append(len(batch))
         return whole(batch, sampling)
 
-    (before,) = pipeline([clip(30)], [WORDS], num_inference_steps=1, batch_size=2)
+    (before,) = pipeline.edit_clips([clip(30)], [WORDS], num_inference_steps=1, batch_size=2)
     pipeline._denoise = tight  # type: ignore[method-assign]
-    (after,) = pipeline([clip(30)], [WORDS], num_inference_steps=1, batch_size=6)
+    (after,) = pipeline.edit_clips([clip(30)], [WORDS], num_inference_steps=1, batch_size=6)
     assert max(sizes) <= 2
     assert np.abs(before.astype(int) - after).max() <= 1
 
@@ -117,7 +129,7 @@ def test_too_little_memory_for_one_window_says_what_to_lower(pipeline: KiwiEditP
 
     pipeline._denoise = full  # type: ignore[method-assign]
     with pytest.raises(EditError, match=r"out of memory.*9 frames of 64x64") as error:
-        pipeline([clip()], [WORDS])
+        pipeline.edit_clips([clip()], [WORDS])
     assert error.value.reason == "out_of_memory"
     for option in ("--size", "--window", "--offload", "--tiling"):
         assert option in error.value.remedy

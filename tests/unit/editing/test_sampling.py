@@ -53,7 +53,7 @@ def test_the_default_edit_is_bit_for_bit_a_plain_euler_loop(
     pipeline: KiwiEditPipeline, frames: int, referenced: bool
 ) -> None:
     video, reference = clip(frames), clip(1, 40, 30, 5)[0] if referenced else None
-    (edit,) = pipeline([video], [WORDS], [reference], num_inference_steps=4, seed=3)
+    (edit,) = pipeline.edit_clips([video], [WORDS], [reference], num_inference_steps=4, seed=3)
     assert np.array_equal(edit, plainly_edited(pipeline, video, reference, 4))
 
 
@@ -108,7 +108,9 @@ def counted(pipeline: KiwiEditPipeline, cache: str, steps: int, frames: int = 9)
 
     hook = pipeline.model.transformer.blocks[1].ffn.register_forward_hook(count)
     try:
-        (edit,) = pipeline([clip(frames)], [WORDS], num_inference_steps=steps, step_cache=cache, batch_size=1)
+        (edit,) = pipeline.edit_clips(
+            [clip(frames)], [WORDS], num_inference_steps=steps, step_cache=cache, batch_size=1
+        )
     finally:
         hook.remove()
     return edit.astype(float), calls
@@ -137,4 +139,4 @@ def test_a_cache_leaves_nothing_behind(pipeline: KiwiEditPipeline) -> None:
 
 def test_an_unknown_cache_is_refused(pipeline: KiwiEditPipeline) -> None:
     with pytest.raises(EditError, match="no step cache 'teacache'"):
-        pipeline([clip()], [WORDS], step_cache="teacache")  # type: ignore[arg-type]
+        pipeline.edit_clips([clip()], [WORDS], step_cache="teacache")  # type: ignore[arg-type]

@@ -317,7 +317,7 @@ def test_a_new_editor_is_made_of_foundation_weights(middle_model: KiwiEditModel,
     )
     assert not new.transformer.patch_embedding.source.weight.any()
     clip = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
-    edits = KiwiEditPipeline(new, frames=5, side=64)([clip], ["use it"], [clip[0]], num_inference_steps=1)
+    edits = KiwiEditPipeline(new, frames=5, side=64).edit_clips([clip], ["use it"], [clip[0]], num_inference_steps=1)
     assert edits[0].shape == clip.shape
 
 

@@ -112,7 +112,7 @@ def test_positions_of_a_clip_and_a_reference_stand_where_they_were_worked_out_by
 
 def test_the_template_of_the_released_weights_is_theirs(tiny_model: KiwiEditModel) -> None:
     template = PromptTemplate("Say it.", {"image": 2, "video": 2, "reference": 3})
-    said = template.text("add a hat", "reference", VisionGrid(1, 4, 4), VisionGrid(1, 2, 2), 2)
+    said = "".join(template.text("add a hat", "reference", VisionGrid(1, 4, 4), VisionGrid(1, 2, 2), 2))
     assert said == (
         "<|im_start|>system\nSay it.<|im_end|>\n<|im_start|>user\n<|vision_start|><|video_pad|><|video_pad|>"
         "<|video_pad|><|video_pad|><|vision_end|>add a hat Use the reference input from last frame.<|vision_start|>"

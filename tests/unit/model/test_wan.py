@@ -16,16 +16,19 @@ from kiwi.configuration import ModelSettings
 from kiwi.editing.pipeline import KiwiEditPipeline
 from kiwi.errors import UsageError
 from kiwi.model.checkpoint import load_model, save_model, split_patch_embedding
+from kiwi.model.conditioning import CompositePatchEmbedding, pack
 from kiwi.model.editor import KiwiEditModel
 from kiwi.model.errors import ModelError
 from kiwi.model.flow import noised
+from kiwi.model.inputs import fit_size
 from kiwi.model.released import Place, place_of, training_name
 from kiwi.model.start import conditioning_of, new_editor
 from kiwi.model.tiny import build_tokenizer
 from kiwi.model.wan import SIZES, TRAINED_SIZES, build_random, in_precision, name_of
 from kiwi.model.wan_codec import WanCodec
 from kiwi.presets import build
-from kiwi.presets.wan import ABLATIONS, WAN_PRESETS
+from kiwi.presets.wan import ABLATIONS, TOKEN_SIDE, WAN_PRESETS
+from kiwi.registry.gate import decide_gate
 from kiwi.training.optimizers import trainable
 
 
@@ -129,6 +132,47 @@ def test_the_two_recipes_are_those_of_the_scripts_and_of_the_text(tmp_path: Path
     assert paper.stage("stage3").mix == {"image": 0.5, "video": 0.25, "reference": 0.25}
 
 
+def test_recipes_hold_about_128_clips_a_batch_and_fill_images_to_their_tokens(tmp_path: Path) -> None:
+    for name in sorted(WAN_PRESETS):
+        plain = build(name, workspace=tmp_path, tracking_uri="")
+        size = SIZES[plain.model.preset]
+        token = size.autoencoder["scale_factor_spatial"] * size.transformer["patch_size"][1]
+        assert TOKEN_SIDE[plain.model.preset] == token
+        assert plain.stage("stage1").batch_tokens is None
+        for stage in plain.stages[1:]:
+            assert stage.batch_tokens is not None
+            assert stage.size is not None
+            assert stage.frames is not None
+            height, width = fit_size(704, 1280, stage.size, token)
+            image = height * width // token**2
+            clips = stage.batch_tokens // (image * (1 + (stage.frames - 1) // 4))
+            assert 0.9 * 128 <= clips <= 1.1 * 128
+            assert stage.batch_tokens // image >= 13 * 0.9 * 128
+            assert (stage.reference_scale == (0.7, 1.0)) == ("reference" in stage.mix)
+
+
+def test_a_released_size_is_promoted_on_enough_samples_compared_one_by_one(tmp_path: Path) -> None:
+    gate = build("wan2.2-5b", workspace=tmp_path, tracking_uri="").gate
+    scores = {"overall": 3.0, "criteria": {}, "coverage": 1.0, "samples": 120, "baselines": {"copy_source": {
+        "overall": 2.0, "comparison": {"chance_better": 0.99}}}}  # fmt: skip
+    assert decide_gate(scores, None, gate).decision == "promote"
+    assert decide_gate(scores | {"samples": 99}, None, gate).decision == "hold"
+    assert decide_gate(scores | {"baselines": {"copy_source": {"overall": 2.0}}}, None, gate).decision == "hold"
+
+
+@torch.no_grad()
+def test_the_noise_level_scales_the_source_in_float32_whatever_the_weights_are() -> None:
+    module = CompositePatchEmbedding(nn.Conv3d(4, 8, (1, 2, 2), (1, 2, 2))).to(torch.bfloat16)
+    nn.init.normal_(module.source.weight)
+    noisy, source = (torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    sigma = torch.tensor([0.8345])  # bfloat16 has 0.8359 next to it
+    out = module(pack(noisy, sigma, source, None))
+    parts = module.base(noisy.bfloat16()).float(), module.source(source.bfloat16()).float()
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, (parts[0] + parts[1] * sigma).bfloat16())
+    assert not torch.equal(out, (parts[0] + parts[1] * sigma.bfloat16().float()).bfloat16())
+
+
 def clip(frames: int, height: int = 64, width: int = 96, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
 
@@ -139,9 +183,9 @@ def test_every_mode_edits_through_the_stock_autoencoder_and_language_model(
 ) -> None:
     pipeline = KiwiEditPipeline(middle_model, frames=5, side=64)
     image = None if reference is None else clip(1, *reference, seed=1)[0]
-    edits = pipeline([clip(frames)], ["remove the dog"], [image], num_inference_steps=1)
+    edits = pipeline.edit_clips([clip(frames)], ["remove the dog"], [image], num_inference_steps=1)
     assert edits[0].shape == (frames, 64, 96, 3)
-    again = pipeline([clip(frames)], ["remove the dog"], [image], num_inference_steps=1)
+    again = pipeline.edit_clips([clip(frames)], ["remove the dog"], [image], num_inference_steps=1)
     assert np.array_equal(edits[0], again[0])
 
 
@@ -160,7 +204,7 @@ def test_bfloat16_weights_give_about_the_velocity_of_float32(middle_model: KiwiE
 def test_references_of_different_sizes_share_a_call(middle_model: KiwiEditModel) -> None:
     pipeline = KiwiEditPipeline(middle_model, frames=5, side=64)
     images = [clip(1, 40, 30, seed=1)[0], clip(1, 90, 150, seed=2)[0]]
-    edits = pipeline([clip(5), clip(5, seed=3)], ["use it", "use it"], images, num_inference_steps=1)
+    edits = pipeline.edit_clips([clip(5), clip(5, seed=3)], ["use it", "use it"], images, num_inference_steps=1)
     assert [edit.shape for edit in edits] == [(5, 64, 96, 3)] * 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,3 +136,25 @@ def test_a_disk_that_refuses_is_said_by_the_training(tmp_path: Path) -> None:
     writer = Checkpoints(tmp_path, Ranks(), 2)
     with pytest.raises(TrainingError, match="cannot be written"):
         writer.save(1, tensors(1.0), {}, wait=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_the_thread_that_writes_goes_after_training_unless_training_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import threading
+
+    original, found = checkpoints.save_file, []
+
+    def save(*said: object) -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        original(*said)
+
+    monkeypatch.setattr(checkpoints, "save_file", save)
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    writer = Checkpoints(tmp_path, Ranks(), 2)
+    writer.save(1, tensors(1.0), {})
+    writer.save(2, tensors(2.0), {}, wait=True)
+    assert found == [max(ours, checkpoints.WRITING_NICENESS), ours]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == ours

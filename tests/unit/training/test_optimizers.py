@@ -1,4 +1,4 @@
-"""Muon, the groups of a stage's optimisers, and their schedule."""
+"""AdamW with small moments, weights in halves, Muon, the groups of a stage's optimisers, and their schedule."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from kiwi.configuration import StageSettings
+from kiwi.configuration import StageSettings, TrainerSettings
 from kiwi.errors import UsageError
 from kiwi.model.editor import KiwiEditModel
+from kiwi.training import adamw
+from kiwi.training.adamw import LeanAdamW
+from kiwi.training.masters import Masters, halves, joined
 from kiwi.training.muon import Muon, orthogonalised
 from kiwi.training.optimizers import Optimizers, schedule, trainable
 
@@ -181,3 +184,104 @@ def test_the_share_scales_every_groups_own_peak(new_editor: NewEditor, staged: S
         optimizers.step(share)
         rates = [group["lr"] for each in optimizers._all for group in each.param_groups]
         assert rates == pytest.approx([1e-3 * share, 4e-3 * share, 0.02 * share])
+
+
+SCALES = (1.0, 1e-5, 1e30, 1e-38, 1e-42, 0.0)
+
+
+def test_a_float32_is_its_two_halves_to_the_last_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.cat([torch.randn(20_000, generator=generator) * scale for scale in SCALES])
+    weights = torch.cat([weights, torch.tensor([-0.0, torch.finfo(torch.float32).max, torch.inf, -torch.inf])])
+    high, low = halves(weights)
+    assert (high.dtype, low.dtype) == (torch.bfloat16, torch.int16)
+    assert torch.equal(joined(high, low).view(torch.int32), weights.view(torch.int32))
+    nearest = (high.float() - weights).abs() <= (weights.bfloat16().float() - weights).abs()
+    assert bool((nearest | weights.isinf() | (weights.abs() > 3e38)).all())
+
+
+def lean_steps(parameters: list[nn.Parameter], steps: int = 5, **said: Any) -> list[nn.Parameter]:
+    """The parameters after some steps on gradients of bfloat16's precision."""
+    generator = torch.Generator().manual_seed(6)
+    optimizer = LeanAdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, **said)
+    for _ in range(steps):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator).bfloat16().to(parameter.dtype)
+        optimizer.step()
+    return parameters
+
+
+def weights(count: int = 2) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(5)
+    return [nn.Parameter(torch.randn(96, 31, generator=generator)) for _ in range(count)]
+
+
+def test_weights_in_halves_step_as_float32_weights_to_the_last_bit() -> None:
+    whole, parted = lean_steps(weights()), weights()
+    masters = Masters(parted)
+    assert {parameter.dtype for parameter in parted} == {torch.bfloat16}
+    lean_steps(parted, low=masters.low)
+    for one, other in zip(whole, parted, strict=True):
+        assert torch.equal(one, masters.whole(other))
+    masters.settle()
+    assert all(torch.equal(one, other) for one, other in zip(whole, parted, strict=True))
+
+
+def test_working_in_pieces_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = lean_steps(weights())
+    monkeypatch.setattr(adamw, "PIECE", 256)
+    assert all(torch.equal(one, other) for one, other in zip(whole, lean_steps(weights()), strict=True))
+
+
+def test_the_update_that_is_compiled_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the compiler, which tests/e2e runs: the same arithmetic in another form."""
+    plain = lean_steps(weights())
+    monkeypatch.setattr(torch, "compile", lambda update, **_: update)
+    adamw._update.cache_clear()
+    fused = lean_steps(weights(), compiled=True)
+    adamw._update.cache_clear()
+    for one, other, start in zip(plain, fused, weights(), strict=True):
+        assert float(((one - other).norm() / (one - start).norm()).detach()) < 1e-3
+
+
+def test_bfloat16_weights_alone_are_refused() -> None:
+    with pytest.raises(ValueError, match="lose small steps"):
+        lean_steps([nn.Parameter(torch.ones(3, dtype=torch.bfloat16))])
+
+
+@pytest.mark.parametrize("said", [{"moments": "bfloat16"}, {"moments": "float32"}, {"optimizer": "muon"}])
+def test_steps_too_small_for_bfloat16_add_up_where_the_model_computes_in_it(
+    new_editor: NewEditor, staged: Staged, said: dict[str, Any]
+) -> None:
+    model = new_editor()
+    stage = staged(**{"optimizer": "adamw", "learning_rate": 1e-6, "muon_learning_rate": 1e-6, **said})
+    optimizers = Optimizers(model, stage, TrainerSettings(precision="bfloat16"))
+    name = "transformer.blocks.0.attn1.to_q.weight"
+    parameter = optimizers.named[name]
+    assert parameter.dtype == torch.bfloat16
+    before, shown = optimizers.weights()[name].clone(), parameter.detach().clone()
+    for _ in range(4):
+        for each in optimizers.parameters:
+            each.grad = torch.ones_like(each)
+        optimizers.step(1.0)
+    after = optimizers.weights()[name]
+    assert float((after != before).float().mean()) > 0.99
+    assert float((parameter.detach() != shown).float().mean()) < 0.2
+    optimizers.settle()
+    assert parameter.dtype == torch.float32
+    assert torch.equal(parameter.detach(), after)
+
+
+def test_clipping_gradients_of_two_precisions_gives_their_norm_in_float32(
+    new_editor: NewEditor, staged: Staged
+) -> None:
+    model = new_editor()
+    optimizers = Optimizers(model, staged(optimizer="adamw"), TrainerSettings(precision="bfloat16"))
+    generator = torch.Generator().manual_seed(9)
+    for each in optimizers.parameters:
+        each.grad = torch.randn(each.shape, generator=generator).to(each.dtype)
+    assert {each.dtype for each in optimizers.parameters} == {torch.float32, torch.bfloat16}
+    expected = torch.cat([each.grad.double().flatten() for each in optimizers.parameters]).norm()  # type: ignore[union-attr]
+    assert float(optimizers.clip(0.5)) == pytest.approx(float(expected), rel=1e-5)
+    clipped = torch.cat([each.grad.double().flatten() for each in optimizers.parameters]).norm()  # type: ignore[union-attr]
+    assert float(clipped) == pytest.approx(0.5, rel=1e-2)

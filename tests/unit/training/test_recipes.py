@@ -31,7 +31,7 @@ def test_every_stage_of_a_recipe_trains_at_tiny_size(
     tmp_path: Path, configured: Configured, publish: Publish, recipe: Any, reference_only: bool
 ) -> None:
     publish(tmp_path, "images", "quadruplets")
-    scale = Scale(side=1 / 30, frames=5, steps=1e-9, batch=2, multiple=8, batch_tokens=None)
+    scale = Scale(side=1 / 30, frames=5, steps=1e-9, batch=2, multiple=8, token_side=None)
     stages = recipe_stages(recipe, scale, reference_only=reference_only)
     configuration = configured(tmp_path, *stages)
     for stage in stages:

@@ -87,7 +87,7 @@ def test_recomputing_runs_blocks_again_in_the_backward_pass(cache: Path, new_edi
         model = new_editor()
         parallelize(model, TrainerSettings(recompute=recompute), CPU, Ranks())
         calls: list[int] = []
-        model.transformer.blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        model.transformer.blocks[0].attn1.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         batch = Mixture(cache, staged(), model.context_encoder, SEED).batch("video", 0, 0)
         loop.flow_matching_loss(model, batch, (1,)).backward()
         runs[recompute] = len(calls)
