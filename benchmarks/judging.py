@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--edits", type=int, default=320, help="as many as the procedural benchmark has")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--case", choices=sorted(CASES), action="append", help="only this one; may be repeated")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "judging.json")
     arguments = parser.parse_args()
     os.environ["KIWI_VLM_JUDGE_BASE_URL"] = f"http://127.0.0.1:{PORT}/v1"
@@ -102,7 +103,8 @@ def main() -> None:
     time.sleep(1.0)
     results = {}
     try:
-        for name, (height, width, seconds) in CASES.items():
+        for name in arguments.case or CASES:
+            height, width, seconds = CASES[name]
             delay.value = seconds
             results[name] = measure((height, width), seconds, arguments)
             print(f"{name:<10} {json.dumps(results[name])}", flush=True)

@@ -27,7 +27,7 @@ WRONG_INSTRUCTION_KINDS = frozenset({"recolour", "swap"})
 
 
 class Editor(Protocol):
-    """What `KiwiEditPipeline.__call__` is: clips uint8 [T, H, W, 3] in, clips of the same shape out.
+    """What `KiwiEditPipeline.edit_clips` is: clips uint8 [T, H, W, 3] in, clips of the same shape out.
 
     `latent_references` replaces the references that the DiT sees while the MLLM sees `references`.
     """

@@ -5,13 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from kiwi.benchmark.metrics import SampleMetrics
-from kiwi.benchmark.rubric import Frames
+from kiwi.benchmark.rubric import Frames, Image
 from kiwi.benchmark.samples import BenchmarkSample
 
 VIEW_SIDE = 256
+RANKS = ("best", "worst", "median")
 
 
 def choose(
@@ -38,23 +40,44 @@ def choose(
     return picks
 
 
-def show(
-    folder: Path, chosen: Mapping[str, tuple[BenchmarkSample, Mapping[str, Frames]]], threads: int
-) -> dict[str, dict[str, Path]]:
-    """Writes source, truth, reference and further clips of the chosen samples; returns sample_id -> name -> path."""
+def choose_by_score(kinds: Mapping[str, str], scores: Mapping[str, float]) -> dict[str, str]:
+    """sample_id -> "best", "median" or "worst", one of each for every kind, by overall score.
+
+    Args:
+        kinds: the kind of each sample. scores: the overall of those that could be judged.
+    """
+    picks: dict[str, str] = {}
+    for kind in dict.fromkeys(kinds.values()):
+        ranked = sorted((name for name in scores if kinds[name] == kind), key=lambda name: (-scores[name], name))
+        for name, rank in zip([ranked[:1], ranked[-1:], ranked[len(ranked) // 2 :][:1]], RANKS, strict=True):
+            if name:
+                picks.setdefault(name[0], rank)
+    return picks
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What is to be looked at of one sample: clips by name, their frames a second, and the reference."""
+
+    clips: Mapping[str, Frames]
+    fps: float
+    reference: Image | None = None
+
+
+def show(folder: Path, chosen: Mapping[str, Exhibit], threads: int) -> dict[str, dict[str, Path]]:
+    """Writes the clips and the reference of the chosen samples; returns sample_id -> name -> path."""
     from kiwi.media import encode_video, png_bytes
 
     files: dict[str, dict[str, Path]] = {}
     jobs: list[tuple[Path, Frames, float]] = []
-    for name, (sample, clips) in chosen.items():
+    for name, exhibit in chosen.items():
         home = folder / name
         home.mkdir(parents=True, exist_ok=True)
-        shown = {"source": sample.source, "truth": sample.truth, **clips}
-        files[name] = {what: home / f"{what}.mp4" for what in shown}
-        jobs += [(files[name][what], frames, sample.fps) for what, frames in shown.items()]
-        if sample.reference is not None:
+        files[name] = {what: home / f"{what}.mp4" for what in exhibit.clips}
+        jobs += [(files[name][what], frames, exhibit.fps) for what, frames in exhibit.clips.items()]
+        if exhibit.reference is not None:
             files[name]["reference"] = home / "reference.png"
-            files[name]["reference"].write_bytes(png_bytes(enlarged(sample.reference[None])[0]))
+            files[name]["reference"].write_bytes(png_bytes(enlarged(exhibit.reference[None])[0]))
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda job: encode_video(job[0], enlarged(job[1]), job[2]), jobs))
     return files

@@ -43,6 +43,10 @@ def judge_edits(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any
     Raises:
         BenchmarkError: no benchmark was run here, or its samples or judge are no longer the configuration's.
     """
+    if configuration.benchmark.listed is not None:
+        scores = _listed(configuration, configuration.benchmark.listed)
+        task.metrics(flat(scores))
+        return scores
     judge = judge_of(configuration)
     edits, held_out = _edits(configuration)
     if judge.name != edits["judge"]:
@@ -51,15 +55,23 @@ def judge_edits(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any
             "run the benchmark again, or only judge again: `kiwi bench judge --judge NAME`",
         )
     path = Workspace.of(configuration).benchmark(edits["key"]) / "scores.json"
-    scores = _written(path)
-    if scores is not None:
+    kept = _written(path)
+    if kept is not None:
         task.note("reused")
-    else:
-        scores = _scores(configuration, task, held_out, judge, edits)
+    scores = kept or _scores(configuration, task, held_out, judge, edits)
+    if kept is None:
         write_json(path, scores)
     write_json(benchmark_folder(configuration) / "scores.json", scores)
     task.metrics(flat(scores))
     return scores
+
+
+def _listed(configuration: RunConfiguration, said: str) -> dict[str, Any]:
+    """The scores of the list that the configuration names, as the run's own."""
+    from kiwi.benchmark.listed import load_listed
+    from kiwi.benchmark.listed_scores import judge_listed
+
+    return judge_listed(configuration, load_listed(configuration, said), decides=True)[0]
 
 
 def judge_again(configuration: RunConfiguration, task: TaskRun) -> tuple[dict[str, Any], Path]:

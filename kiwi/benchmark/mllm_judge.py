@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, create_model
 
 from kiwi.benchmark.averages import equal_weight
@@ -45,6 +46,7 @@ REASONS: dict[FailureKind, FailedMeasurement] = {
     "picture": FailedMeasurement.PICTURE_INVALID,
 }
 MILLION = 1e6
+REVISION = "2"  # of what the model is shown beside the rubrics: raise it where that changes
 
 # What stands in the schema holds a model to the point; an overlong reason makes no mark unusable.
 Reasoning = Annotated[str, WithJsonSchema({"type": "string", "maxLength": 1000})]
@@ -82,7 +84,7 @@ class MllmJudge:
         """
         asked, service = settings.mllm, settings.service
         rubrics = read_prompts(asked.prompt, RUBRICS, CATEGORIES)
-        name = f"mllm/{version_of('1', asked, rubrics)}"
+        name = f"mllm/{version_of(REVISION, asked, rubrics)}"
         kept = cache if service.cache else None
         client = VlmClient(lambda: endpoint_of("judge"), Patience.from_settings(service), kept, "judge")
         return cls(client, asked, rubrics, name, settings.prices)
@@ -114,14 +116,16 @@ class MllmJudge:
         if view.reference is not None and view.category in REFERENCE_CATEGORIES.values():
             yield "The reference picture:"
             height, width = view.reference.shape[:2]
-            yield Picture(view.reference, layout(height, width, self.settings.image_pixels).draw)
+            yield Picture(view.reference, layout(height, width, self.settings.image_pixels, linear=True).draw)
         height, width = view.source.shape[1:3]
-        shown = layout(height, width, self.settings.image_pixels)
+        shown = layout(height, width, self.settings.image_pixels, linear=True)
         for number, pick in enumerate(evenly(len(view.source), self.settings.max_frames), 1):
+            before = Picture(view.source[pick].copy(), shown.draw)  # a copy, so that a waiting frame holds no clip
+            same = np.array_equal(view.source[pick], view.edit[pick])  # as in a copy of the source: encoded once
             yield f"Frame {number} before:"
-            yield Picture(view.source[pick].copy(), shown.draw)  # a copy, so that a waiting frame holds no clip
+            yield before
             yield f"Frame {number} after:"
-            yield Picture(view.edit[pick].copy(), shown.draw)
+            yield before if same else Picture(view.edit[pick].copy(), shown.draw)
 
 
 def judged(reply: Reply, rubric: Rubric) -> Judgement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,14 @@ from kiwi.benchmark.edits import (
     plan_batches,
     read_edits,
 )
-from kiwi.benchmark.gallery import choose, show
+from kiwi.benchmark.gallery import Exhibit, choose, show
 from kiwi.benchmark.judges import judge_of
 from kiwi.benchmark.metrics import SampleMetrics, measure
 from kiwi.benchmark.rubric import Frames, MeasurementError
 from kiwi.benchmark.samples import BenchmarkError, HeldOut, load_held_out
 from kiwi.configuration import RunConfiguration, digest
 from kiwi.errors import KiwiError
-from kiwi.hashing import contents_digest
+from kiwi.hashing import contents_digest, sha256_of
 from kiwi.workspace import Workspace, read_json, write_json
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def load_pipeline(folder: Path) -> Editor:
     """The editor of a model folder."""
     from kiwi.editing.pipeline import KiwiEditPipeline
 
-    editor: Editor = KiwiEditPipeline.from_pretrained(folder)
+    editor: Editor = KiwiEditPipeline.from_pretrained(folder).edit_clips
     return editor
 
 
@@ -104,7 +104,7 @@ def run_benchmark(
     judge = judge_of(configuration)
     held_out = load_held_out(configuration)
     models = trained_models(configuration)
-    champion_said, champion_model = _champion(champion, held_out.revision, judge.name)
+    champion_said, champion_model = champion_under_test(champion, held_out.revision, judge.name)
     if champion_model is not None:
         models = [*models, champion_model]
     described = [model.said(held_out.revision) for model in models]
@@ -120,13 +120,17 @@ def run_benchmark(
             "key": key,
             "judge": judge.name,
             "sampling_steps": configuration.benchmark.sampling_steps,
-            "models": [model.said(held_out.revision) for model in found.planned],
+            "models": [
+                model.said(held_out.revision) | {"files": kept_files(batch.path for batch in batches)}
+                for model, batches in found.planned.items()
+            ],
             "champion": found.champion,
             "excluded": list(held_out.excluded),
             "samples": _described(configuration, held_out, found.planned, path.with_name("gallery")),
         }
         write_json(path, edits)
     write_json(benchmark_folder(configuration) / "edits.json", edits)
+    _attach(configuration, task, edits)
     task.params({"benchmark_revision": held_out.revision, "benchmark_key": key, "judge": judge.name})
     root = Workspace.of(configuration).root
     return {
@@ -137,21 +141,33 @@ def run_benchmark(
     }
 
 
+def _attach(configuration: RunConfiguration, task: TaskRun, edits: Mapping[str, Any]) -> None:
+    """Keeps the candidate's edits, lossless, and the list of all edits with their hashes with the task's MLflow run."""
+    home = benchmark_folder(configuration)
+    candidate = next(model for model in edits["models"] if model["role"] == CANDIDATE)
+    task.artifact(home / candidate["shards"], f"edits/{Path(candidate['shards']).name}")
+    task.artifact(home / "edits.json", "edits")
+
+
 def trained_models(configuration: RunConfiguration) -> list[ModelUnderTest]:
     """The candidate (the last stage's model) first, then the earlier stages' in order.
 
     Raises BenchmarkError for a stage without a training result or without its checkpoint.
     """
-    stages = [stage.name for stage in configuration.stages]
-    folders = {name: model_folder(configuration, name) for name in stages}
     few = configuration.benchmark.stage_samples_per_kind
-    last = stages[-1]
-    candidate = ModelUnderTest(CANDIDATE, last, folders[last], contents_digest(folders[last])[:16], True, None)
+    folders = {stage.name: model_folder(configuration, stage.name) for stage in configuration.stages[:-1]}
     earlier = [
-        ModelUnderTest(STAGE, name, folders[name], contents_digest(folders[name])[:16], False, few)
-        for name in stages[:-1]
+        ModelUnderTest(STAGE, name, folder, contents_digest(folder)[:16], False, few)
+        for name, folder in folders.items()
     ]
-    return [candidate, *earlier]
+    return [trained_model(configuration, controls=True), *earlier]
+
+
+def trained_model(configuration: RunConfiguration, *, controls: bool) -> ModelUnderTest:
+    """The candidate: the last stage's model. Raises BenchmarkError as `model_folder` does."""
+    last = configuration.stages[-1].name
+    folder = model_folder(configuration, last)
+    return ModelUnderTest(CANDIDATE, last, folder, contents_digest(folder)[:16], controls, None)
 
 
 def model_folder(configuration: RunConfiguration, stage: str) -> Path:
@@ -167,7 +183,7 @@ def model_folder(configuration: RunConfiguration, stage: str) -> Path:
     return folder
 
 
-def _champion(
+def champion_under_test(
     champion: ChampionRef | None, revision: str, judge: str
 ) -> tuple[dict[str, Any] | None, ModelUnderTest | None]:
     """What edits.json says of the champion, and the model to edit with where its recorded scores do not compare."""
@@ -187,6 +203,12 @@ def _champion(
         return said | {"unmeasured": "it has no scores for this benchmark, and its files cannot be had"}, None
     name = f"{champion.name} v{champion.version}"
     return said, ModelUnderTest(CHAMPION, name, folder, contents_digest(folder)[:16], False, None)
+
+
+def kept_files(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """What edits.json says of files of edits: name, SHA-256 and bytes of each that is there."""
+    there = (path for path in paths if path.exists())
+    return [{"file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size} for path in there]
 
 
 def batches_of(configuration: RunConfiguration, held_out: HeldOut, model: Mapping[str, Any]) -> list[Batch]:
@@ -257,7 +279,13 @@ def _described(
                 failures[request.sample.sample_id] = unmeasured.reason
     picks = choose(held_out.samples, figures, configuration.benchmark.stage_samples_per_kind)
     clips = _clips_of(picks, planned)
-    chosen = {each.sample_id: (each, clips[each.sample_id]) for each in held_out.samples if each.sample_id in picks}
+    chosen = {
+        each.sample_id: Exhibit(
+            {"source": each.source, "truth": each.truth, **clips[each.sample_id]}, each.fps, each.reference
+        )
+        for each in held_out.samples
+        if each.sample_id in picks
+    }
     shown = show(gallery, chosen, configuration.threads)
     home = benchmark_folder(configuration)
     rows = []

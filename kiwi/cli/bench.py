@@ -26,7 +26,11 @@ app.command("metrics")(metrics)
 
 Workdir = Annotated[Path, typer.Option(help="The work folder of a run with a trained model.")]
 Listed = Annotated[
-    str, typer.Option(metavar="NAME=LOCATION", help="refvie-bench=FOLDER or openve-bench=FOLDER instead of held-out.")
+    str,
+    typer.Option(
+        metavar="NAME=LOCATION",
+        help="Instead of held-out samples: refvie-bench=FOLDER, openve-bench=FOLDER, or NAME=FILE in either form.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
 
@@ -42,21 +46,53 @@ class Form(StrEnum):
 
 
 @app.command("run")
-def run_(workdir: Workdir = Path("runs/demo"), benchmark: Listed = "") -> None:
-    """Edits the held-out samples, or those of a benchmark's list."""
+def run_(
+    workdir: Workdir = Path("runs/demo"),
+    benchmark: Listed = "",
+    shard: Annotated[int, typer.Option(min=0, help="--benchmark: this process's share, counted from 0.")] = 0,
+    shards: Annotated[int, typer.Option(min=1, help="--benchmark: over how many processes samples are shared.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="--benchmark: clips that are edited together.")] = 4,
+    with_champion: Annotated[
+        bool, typer.Option("--champion/--no-champion", help="--benchmark: the champion edits the same samples.")
+    ] = True,
+) -> None:
+    """Edits the held-out samples, or those of a benchmark's list; goes on where it was stopped.
+
+    The edits are kept with the run in MLflow, with their hashes.
+    """
     from kiwi.cli.stored import stored_configuration
 
     configuration = stored_configuration(workdir)
-    if benchmark:
-        from kiwi.benchmark.listed import edit_listed, load_listed
-        from kiwi.tracking import silent
+    from kiwi.benchmark.listed_edits import Shard
+    from kiwi.registry.contest import benchmark_with_champion, champion_reference
+    from kiwi.tracking import task_run
 
-        print(json.dumps(edit_listed(configuration, load_listed(configuration, benchmark), silent())))
-        return
-    from kiwi.registry.contest import benchmark_with_champion
-    from kiwi.tracking import silent
+    share = Shard(shard, shards)
+    if shards > 1 and not benchmark:
+        raise UsageError("--shard and --shards are for a benchmark's list", "add --benchmark NAME=LOCATION")
+    with task_run(configuration, "bench_run", shard if shards > 1 else None) as task:
+        if benchmark:
+            from kiwi.benchmark.listed import load_listed
+            from kiwi.benchmark.listed_edits import edit_listed
 
-    print(json.dumps(benchmark_with_champion(configuration, silent())))
+            listed = load_listed(configuration, benchmark)
+            beside = champion_reference(configuration) if with_champion else None
+            said = edit_listed(configuration, listed, task, beside, shard=share, batch=batch)
+        else:
+            said = benchmark_with_champion(configuration, task)
+    _send(configuration)
+    print(json.dumps(said))
+
+
+def _send(configuration: RunConfiguration) -> None:
+    """Delivers what was recorded to MLflow; where that is away, the next delivery takes it along."""
+    from kiwi.tracking import send
+    from kiwi.tracking.server import TrackingUnavailable
+
+    try:
+        send(configuration)
+    except TrackingUnavailable as error:
+        print(f"not yet in MLflow: {error.message}; the next `kiwi bench run` or `kiwi run` sends it", file=sys.stderr)
 
 
 @app.command()
@@ -77,12 +113,15 @@ def judge(
     from kiwi.benchmark.judge import judge_again, judge_edits
     from kiwi.tracking import silent
 
-    if benchmark:
-        from kiwi.benchmark.listed import judge_listed, load_listed
+    own = configuration.benchmark == stored.benchmark
+    if benchmark or (stored.benchmark.listed and not own):
+        from kiwi.benchmark.listed import load_listed
+        from kiwi.benchmark.listed_scores import judge_listed
 
-        scores, path = judge_listed(configuration, load_listed(configuration, benchmark))
+        listed = load_listed(configuration, benchmark or str(stored.benchmark.listed))
+        scores, path = judge_listed(configuration, listed)
         print(f"written to {path}", file=sys.stderr)
-    elif configuration.benchmark == stored.benchmark:
+    elif own:
         scores = judge_edits(configuration, silent())
     else:
         scores, path = judge_again(configuration, silent())
@@ -219,11 +258,24 @@ def _print_scores(scores: dict[str, Any]) -> None:
     console = Console(highlight=False)
     console.print(view)
     console.print(f"judge {scores['judge']}, {scores['samples']} samples, {scores['coverage']:.1%} of them judged")
+    for reason, (number, each) in _failures(scores).items():
+        console.print(
+            f"no score: {number} {reason}, such as {each['model']} {each['id']}: {each['detail']}", markup=False
+        )
     spent = scores.get("judging") or {}
     if spent:
         tokens = f"{spent['prompt_tokens']} tokens read, {spent['completion_tokens']} written"
         cost = f", cost {spent['cost']:g}" if "cost" in spent else ""
         console.print(f"{spent['requests']} requests, {spent['cached']} from the cache, {tokens}{cost}")
+
+
+def _failures(scores: dict[str, Any]) -> dict[str, tuple[int, dict[str, str]]]:
+    """By reason: how many edits have no score, and the first of them."""
+    found: dict[str, tuple[int, dict[str, str]]] = {}
+    for each in scores.get("failures") or []:
+        number, first = found.get(each["reason"], (0, each))
+        found[each["reason"]] = (number + 1, first)
+    return found
 
 
 @app.command()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kiwi.metrics.clip import ClipFeatures
     from kiwi.metrics.edit import EditReport
     from kiwi.metrics.files import SetReport
+    from kiwi.metrics.frechet import VideoFeatures
     from kiwi.metrics.results import Unmeasured
 
 
@@ -35,6 +36,9 @@ def metrics(
     frechet: Annotated[
         bool, typer.Option("--frechet", help="Folders: also the distance of the sets, by CLIP's features.")
     ] = False,
+    i3d: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Folders: FVD, by I3D's weights in this safetensors file.")
+    ] = None,
     ffmpeg: Annotated[str, typer.Option(help="The ffmpeg with libvmaf, for vmaf.")] = "ffmpeg",
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout, with the figures of each frame.")] = False,
 ) -> None:
@@ -46,8 +50,11 @@ def metrics(
     folders = source.is_dir()
     if folders != edited.is_dir() and edited.exists() and source.exists():
         raise UsageError(f"{edited} and {source}: one is a folder, the other a file", "give two files or two folders")
-    if frechet and not folders:
-        raise UsageError("--frechet compares sets of edits", "give folders for EDITED and SOURCE")
+    if (frechet or i3d) and not folders:
+        option = "--i3d" if i3d else "--frechet"
+        raise UsageError(f"{option} compares sets of edits", "give folders for EDITED and SOURCE")
+    if frechet and i3d:
+        raise UsageError("--frechet is by CLIP's features, --i3d by I3D's", "ask for one of them at a time")
     if prompt is not None and folders:
         raise UsageError("--prompt is of one edit", "leave it out for folders")
     from kiwi.metrics.edit import METRICS
@@ -58,7 +65,7 @@ def metrics(
     clip = _clip(clip_model) if described or clip_model else None
     files = EditFiles(edited, source, target, mask, reference)
     if folders:
-        found = measure_folders(files, clip, wanted, frechet, ffmpeg)
+        found = measure_folders(files, clip, wanted, _i3d(i3d) if i3d else clip if frechet else None, ffmpeg)
         print(json.dumps(found.as_dict(), ensure_ascii=False)) if as_json else _print_set(found)
         without = [name for name, report in found.edits.items() if not report.measured]
         if without:
@@ -74,6 +81,12 @@ def metrics(
     if not report.measured:
         why = report.unmeasured[0]
         raise KiwiError(_as_option(f"nothing could be measured: {why.message}"), _as_option(why.remedy))
+
+
+def _i3d(weights: Path) -> VideoFeatures:
+    from kiwi.metrics.i3d import i3d_features
+
+    return i3d_features(weights)
 
 
 def _clip(model: str) -> ClipFeatures:

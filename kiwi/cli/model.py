@@ -101,7 +101,8 @@ def approve(
     where = registered(workdir, name, uri)
     number = show_version(*where, version).version
     names, required = approve_version(*where, number, who=person, why=reason)
-    print(f"{where[1]} version {number}: {len(names)} of {required} approvals ({', '.join(names)})")
+    asked = f"{len(names)} of {required} approvals" if required else f"{len(names)} approved, none is asked for"
+    print(f"{where[1]} version {number}: {asked} ({', '.join(names)})")
 
 
 @app.command()
@@ -178,6 +179,8 @@ def _format(name: str | None) -> Literal["kiwi", "training", "diffusers"] | None
 
 def registered(workdir: Path, name: str | None, uri: str | None) -> tuple[str, str]:
     """(MLflow's address, the model's name): as given, and for the rest those of the run in `workdir`."""
+    if uri:
+        _check_there(uri)
     if name and uri:
         return uri, name
     from kiwi.cli.stored import stored_configuration
@@ -185,6 +188,15 @@ def registered(workdir: Path, name: str | None, uri: str | None) -> tuple[str, s
 
     configuration = stored_configuration(workdir)
     return uri or tracking_uri(configuration), name or configuration.model_name
+
+
+def _check_there(uri: str) -> None:
+    """Raises UsageError for a database file that is not there: asking MLflow would make an empty one."""
+    from kiwi.tracking.server import database_path
+
+    path = database_path(uri)
+    if path is not None and not path.exists():
+        raise UsageError(f"there is no registry at {path}", "give MLflow's own address with --tracking-uri")
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

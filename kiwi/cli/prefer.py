@@ -182,7 +182,7 @@ def _site(access: Access, listening: socket.socket) -> str:
     if access.public:
         return f"{'https' if access.secure else 'http'}://{access.public}"
     host, port = listening.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
+    if host in ("0.0.0.0", "::"):  # nosec B104 - compared with, not bound to
         host = socket.gethostname()
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

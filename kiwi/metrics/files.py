@@ -15,7 +15,7 @@ from kiwi.media import MediaError, decode
 from kiwi.metrics.clip import ClipFeatures
 from kiwi.metrics.edit import METRICS, EditClips, EditReport, attempt, measure_edit
 from kiwi.metrics.frames import luma
-from kiwi.metrics.frechet import Features, between_features, distance_name
+from kiwi.metrics.frechet import Features, VideoFeatures, between_features, distance_name
 from kiwi.metrics.results import Failure, Frames, Image, Mask, Measured, MetricError, Unmeasured
 from kiwi.metrics.vmaf import PROGRAM
 
@@ -87,19 +87,17 @@ def measure_folders(
     folders: EditFiles,
     clip: ClipFeatures | None = None,
     only: Sequence[str] = METRICS,
-    frechet: bool = False,
+    frechet: VideoFeatures | None = None,
     ffmpeg: str = PROGRAM,
 ) -> SetReport:
     """Every source of a folder with its edit; one clip is in memory at a time.
 
     Args:
-        frechet: also the distance between the edits and the targets (without targets: the sources) by CLIP's features.
+        frechet: also the distance between the edits and the targets (without targets: the sources) by these features.
 
     Raises:
-        UsageError: no source in the folder, two files of one name, a path that is no folder, or no CLIP for `frechet`.
+        UsageError: no source in the folder, two files of one name, or a path that is no folder.
     """
-    if frechet and clip is None:
-        raise UsageError("a Fréchet distance needs features, and no CLIP model is named", "name one")
     reports: dict[str, EditReport] = {}
     rows: tuple[list[Features], list[Features]] = ([], [])
     failed: list[MetricError] = []
@@ -111,13 +109,13 @@ def measure_folders(
         reports[name] = EditReport(
             report.shape, report.measured, report.unmeasured, {"decode": decoding, **report.seconds}
         )
-        if frechet and clip is not None and not failed:
+        if frechet is not None and not failed:
             try:
-                _describe(clips, clip, rows)
+                _describe(clips, frechet, rows)
             except MetricError as error:
                 failed.append(MetricError(error.reason, f"{name}: {error.message}", error.remedy))
     called = "sources" if folders.target is None else "ground truth"
-    return SetReport(reports, _distance(rows, clip, failed, called) if frechet and clip is not None else None)
+    return SetReport(reports, _distance(rows, frechet, failed, called) if frechet is not None else None)
 
 
 def read_clips(files: EditFiles, prompt: str | None = None) -> EditClips:
@@ -185,7 +183,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _describe(clips: EditClips, clip: ClipFeatures, rows: tuple[list[Features], list[Features]]) -> None:
+def _describe(clips: EditClips, extractor: VideoFeatures, rows: tuple[list[Features], list[Features]]) -> None:
     """Adds the features of an edit and of what it is held against."""
     other = clips.source if clips.target is None else clips.target
     for part in (clips.edit, other):
@@ -193,11 +191,11 @@ def _describe(clips: EditClips, clip: ClipFeatures, rows: tuple[list[Features], 
             raise part
     for part, kept in zip((clips.edit, other), rows, strict=True):
         assert isinstance(part, np.ndarray)
-        kept.append(clip.features(part))
+        kept.append(extractor.features(part))
 
 
 def _distance(
-    rows: tuple[list[Features], list[Features]], clip: ClipFeatures, failed: list[MetricError], called: str
+    rows: tuple[list[Features], list[Features]], extractor: VideoFeatures, failed: list[MetricError], called: str
 ) -> Measured | Unmeasured:
     def distance() -> Measured:
         if failed:
@@ -205,6 +203,6 @@ def _distance(
         if len(rows[0]) < 2:
             raise MetricError(Failure.FEATURES, "a Fréchet distance is one between sets, and there is one edit")
         edits, others = (np.concatenate([np.asarray(each, np.float64) for each in of]) for of in rows)
-        return between_features(edits, others, clip.name, called)
+        return between_features(edits, others, extractor.name, called)
 
-    return attempt(distance_name(clip.name), distance)
+    return attempt(distance_name(extractor.name), distance)

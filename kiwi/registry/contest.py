@@ -6,6 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from kiwi.benchmark.listed import load_listed
+from kiwi.benchmark.listed_edits import edit_listed
+from kiwi.benchmark.listed_scores import needs_no_truth
 from kiwi.benchmark.run import ChampionRef, run_benchmark
 from kiwi.configuration import RunConfiguration
 from kiwi.registry.versions import ModelVersion, champion, download_model
@@ -17,23 +20,33 @@ if TYPE_CHECKING:
 
 
 def benchmark_with_champion(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
-    """Runs the benchmark on the trained model, with the champion beside it. Returns as `run_benchmark` does.
+    """Runs the benchmark that the gate is to decide on, with the champion beside the trained model.
+
+    Returns as `run_benchmark` or `edit_listed` does.
 
     Raises:
         TrackingUnavailable: the registry cannot be asked who the champion is.
-        BenchmarkError: a stage was not trained, or there are no samples.
+        BenchmarkError: a stage was not trained, there are no samples, or the judge cannot do without a ground truth.
     """
+    if configuration.benchmark.listed is None:
+        return run_benchmark(configuration, task, champion_reference(configuration))
+    listed = load_listed(configuration, configuration.benchmark.listed)
+    needs_no_truth(configuration, listed)
+    return edit_listed(configuration, listed, task, champion_reference(configuration))
+
+
+def champion_reference(configuration: RunConfiguration) -> ChampionRef | None:
+    """The registry's champion, to be compared with; None where there is none."""
     best = champion(configuration)
     if best is None:
-        return run_benchmark(configuration, task)
+        return None
     version = best.version
-    reference = ChampionRef(
+    return ChampionRef(
         name=best.name,
         version=version,
         folder=lambda: download_model(configuration, alias_or_version=version),
         scores=_scores(configuration, best),
     )
-    return run_benchmark(configuration, task, reference)
 
 
 def _scores(configuration: RunConfiguration, best: ModelVersion) -> dict[str, Any] | None:

@@ -88,11 +88,14 @@ def _upload(configuration: RunConfiguration, folder: Path, scores: dict[str, Any
 def _edits(configuration: RunConfiguration, scores: dict[str, Any]) -> list[tuple[Path, str]]:
     """The edits of the benchmark's chosen samples, and the list of all edits: (file, folder in MLflow)."""
     benchmark = Workspace.of(configuration).root / "benchmark"
-    found = [(path, "edits") for path in (benchmark / "edits.json",) if path.is_file()]
-    if key := scores.get("key"):
-        gallery = Workspace.of(configuration).benchmark(str(key)) / "gallery"
-        found += [(path, f"edits/{path.parent.name}") for path in sorted(gallery.glob("*/result.*"))]
-    return found
+    listing = benchmark / "edits.json"
+    if not listing.is_file():
+        return []
+    edits = read_json(listing)
+    if edits.get("key") != scores.get("key"):
+        return []
+    shown = [benchmark / row["files"]["result"] for row in edits.get("samples", ()) if "result" in row["files"]]
+    return [(listing, "edits"), *((path, f"edits/{path.parent.name}") for path in shown if path.is_file())]
 
 
 def _tags(configuration: RunConfiguration, folder: Path, key: str, scores: dict[str, Any]) -> dict[str, str]:

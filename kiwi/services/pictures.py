@@ -12,22 +12,27 @@ from kiwi.services.questions import Image
 
 SMALLEST_SIDE = 64  # below it, models refuse pictures or see a handful of patches
 GROUND = 127
+LEAST_LINEAR = 0.5  # of the side: down to it, bilinear interpolation still looks at every pixel
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A frame scaled to `content` (height, width), at the upper left of a `canvas` (height, width) of plain grey."""
+    """A frame scaled to `content` (height, width), at the upper left of a `canvas` (height, width) of plain grey.
+
+    `linear`: shrink by bilinear interpolation where the sides stay above half, which takes a sixth of the time that
+    the mean over areas takes; other pixels come of it, so what depends on them is another version.
+    """
 
     content: tuple[int, int]
     canvas: tuple[int, int]
+    linear: bool = False
 
     def draw(self, frame: Image) -> Image:
         """The picture, uint8 [H,W,3] of the canvas' size, of a frame of any size."""
         height, width = self.content
-        shrinks = height <= frame.shape[0] and width <= frame.shape[1]
         shown = np.ascontiguousarray(frame)
         if frame.shape[:2] != self.content:
-            interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            interpolation = self._interpolation(*frame.shape[:2])
             shown = np.asarray(cv2.resize(shown, (width, height), interpolation=interpolation), np.uint8)
         if self.canvas == self.content:
             return shown
@@ -35,18 +40,34 @@ class Layout:
         picture[:height, :width] = shown
         return picture
 
+    def _interpolation(self, height: int, width: int) -> int:
+        if self.content[0] > height or self.content[1] > width:
+            return cv2.INTER_CUBIC
+        if self.linear and min(self.content[0] / height, self.content[1] / width) > LEAST_LINEAR:
+            return cv2.INTER_LINEAR
+        return cv2.INTER_AREA
+
     def share_of_frame(self, x: float, y: float) -> tuple[float, float]:
         """A place on the canvas in pixels, as shares of the frame's width and height, held to 0-1."""
         return min(max(x / self.content[1], 0.0), 1.0), min(max(y / self.content[0], 0.0), 1.0)
 
 
-def layout(height: int, width: int, pixels: int, *, max_aspect: float | None = None, multiple: int = 1) -> Layout:
+def layout(
+    height: int,
+    width: int,
+    pixels: int,
+    *,
+    max_aspect: float | None = None,
+    multiple: int = 1,
+    linear: bool = False,
+) -> Layout:
     """The largest layout of a frame with at most about `pixels` pixels of canvas. A frame is enlarged only to
     SMALLEST_SIDE.
 
     Args:
         max_aspect: the canvas is padded so that its longer side is at most so many times the shorter.
         multiple: the canvas' sides are padded to multiples of this.
+        linear: see Layout.
     """
     tall, wide = float(height), float(width)
     if max_aspect is not None:
@@ -56,4 +77,4 @@ def layout(height: int, width: int, pixels: int, *, max_aspect: float | None = N
     content = max(1, round(height * scale)), max(1, round(width * scale))
     canvas = [max(side, round(full * scale)) for side, full in zip(content, (tall, wide), strict=True)]
     rounded = [math.ceil(side / multiple) * multiple for side in canvas]
-    return Layout(content, (rounded[0], rounded[1]))
+    return Layout(content, (rounded[0], rounded[1]), linear)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
@@ -41,6 +40,8 @@ class Picture:
 
 def jpeg_bytes(pixels: Image) -> bytes:
     """JPEG of an RGB image uint8 [H,W,3]; the same pixels give the same bytes."""
+    import cv2  # here, so that a client without the data packages can look whether a server answers
+
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise ValueError(f"no RGB image: shape {pixels.shape}, type {pixels.dtype}")
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]

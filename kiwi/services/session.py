@@ -27,6 +27,7 @@ from kiwi.services.replies import excerpt
 from kiwi.services.wire import Call, Completion, read_completion
 
 THREADS = 3  # for encoding, and for the cache's file
+BODY_THREADS = 1  # of their own: a question whose turn has come must not wait behind pictures of later ones
 UNENCODED = 8
 REFUSED_AT_FIRST = 32
 
@@ -71,6 +72,7 @@ class Session:
         self._endpoint, self._patience, self._cache, self.standing = endpoint, patience, cache, standing
         self.broken: ServiceError | None = None
         self._workers = ThreadPoolExecutor(THREADS, "kiwi-pictures")
+        self._bodies = ThreadPoolExecutor(BODY_THREADS, "kiwi-bodies")
         self._unencoded = threading.BoundedSemaphore(UNENCODED)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kiwi-requests", daemon=True)
@@ -89,13 +91,15 @@ class Session:
         background threads stand still, or on the very thread that would have to be waited for. Neither is waited for.
         """
         if sys.is_finalizing() or threading.current_thread() is self._thread:
-            self._workers.shutdown(wait=False, cancel_futures=True)
+            for threads in (self._workers, self._bodies):
+                threads.shutdown(wait=False, cancel_futures=True)
             self._loop.call_soon_threadsafe(self._loop.stop)
             return
         self._run(self._shut()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._workers.shutdown()
+        self._bodies.shutdown()
         self._loop.close()
 
     async def complete(self, call: Call) -> tuple[Completion | Refusal, bool]:
@@ -158,7 +162,7 @@ class Session:
 
     async def _post(self, call: Call) -> Completion | Refusal:
         """Asks the server, as often as patience allows."""
-        body = await self._in_worker(call.body)
+        body = await self._loop.run_in_executor(self._bodies, call.body)
         usage = self.standing.usage
 
         async def once() -> Answer[Completion] | Refusal | Later:

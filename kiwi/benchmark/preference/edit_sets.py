@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kiwi.benchmark.rubric import Frames, Image
+from kiwi.benchmark.preference.footage import Footage, Opened, Unusable
+from kiwi.benchmark.rubric import Frames
 from kiwi.benchmark.samples import BenchmarkSample
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import UsageError
@@ -20,31 +21,6 @@ from kiwi.errors import UsageError
 LISTING = "edits.csv"
 PIXELS = 1280 * 720
 _NAME = re.compile(r"[\w][\w .:@+-]{0,59}")
-
-
-@dataclass(frozen=True)
-class Footage:
-    """A clip before it is a file: frames uint8 [T, H, W, 3] and frames a second."""
-
-    frames: Frames
-    fps: float
-
-
-@dataclass(frozen=True)
-class Opened:
-    """One sample of a set. What a listed set does not say (source, prompt) must come from another set."""
-
-    edit: Footage
-    source: Footage | None = None
-    reference: Image | None = None
-    truth: Footage | None = None
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """A sample that a set lists and cannot show, with the reason."""
-
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -103,11 +79,10 @@ def _split_model(rest: str) -> tuple[Path, str]:
 
 
 def _run_set(name: str, path: Path, model: str) -> EditSet:
-    """The edits that `kiwi bench run` left in a work folder (or in its benchmark folder)."""
+    """The edits that `kiwi bench run` left in a work folder, in its benchmark folder, or in a list's folder there."""
     from kiwi.workspace import read_json
 
-    workdir = path.parent if path.name == "benchmark" and not (path / "configuration.json").exists() else path
-    record = workdir / "benchmark" / "edits.json"
+    workdir, record = _places(path)
     if not record.is_file():
         raise UsageError(
             f"no edits in {path}: neither {LISTING} nor benchmark/edits.json is there",
@@ -125,6 +100,11 @@ def _run_set(name: str, path: Path, model: str) -> EditSet:
     def opened(
         wanted: frozenset[str], sourced: frozenset[str]
     ) -> Iterator[tuple[str, Callable[[], Opened | Unusable]]]:
+        if "benchmark" in edits:
+            from kiwi.benchmark.preference.list_edits import open_list_edits
+
+            yield from open_list_edits(configuration, edits, chosen, wanted)
+            return
         from kiwi.benchmark.edits import RESULT, read_edits
         from kiwi.benchmark.run import batches_of
         from kiwi.benchmark.samples import load_held_out
@@ -142,6 +122,14 @@ def _run_set(name: str, path: Path, model: str) -> EditSet:
             yield sample.sample_id, partial(_of_run, sample, edit)
 
     return EditSet(name or f"{workdir.resolve().name}:{chosen['name']}", origin, samples, opened)
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """The work folder, and the edits.json that is meant."""
+    if path.resolve().parent.name == "benchmark" and (path / "edits.json").is_file():
+        return path.resolve().parent.parent, path / "edits.json"
+    workdir = path.parent if path.name == "benchmark" and not (path / "configuration.json").exists() else path
+    return workdir, workdir / "benchmark" / "edits.json"
 
 
 def _of_run(sample: BenchmarkSample, edit: Frames | None) -> Opened | Unusable:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from kiwi.benchmark.gallery import enlarged
-from kiwi.benchmark.preference.edit_sets import EditSet, Footage, Opened, Unusable
+from kiwi.benchmark.preference.edit_sets import EditSet
+from kiwi.benchmark.preference.footage import Footage, Opened, Unusable
 from kiwi.benchmark.preference.study import Check, ClipFile, Study, StudySample, load_study, save_study
 from kiwi.benchmark.rubric import Frames
 from kiwi.configuration import digest

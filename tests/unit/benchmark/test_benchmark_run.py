@@ -11,7 +11,9 @@ from kiwi.benchmark.judge import judge_edits
 from kiwi.benchmark.run import ChampionRef, run_benchmark
 from kiwi.benchmark.samples import BenchmarkError, load_held_out
 from kiwi.errors import KiwiError, UsageError
-from kiwi.tracking import silent
+from kiwi.hashing import sha256_of
+from kiwi.tracking import silent, task_run
+from kiwi.tracking.records import attempt_of, read_records
 
 
 class Models:
@@ -243,3 +245,16 @@ def test_wrong_use_is_one_clear_line(configuration, models):
     leaking = configuration.benchmark.model_copy(update={"seed": configuration.source.seed})
     with pytest.raises(BenchmarkError, match="held out"):
         load_held_out(configuration.model_copy(update={"benchmark": leaking}))
+
+
+def test_all_edits_of_the_candidate_are_kept_with_the_run_and_listed_with_their_hashes(configuration, models):
+    with task_run(configuration, "run_benchmark") as task:
+        run_benchmark(configuration, task, load=models)
+    (record,) = read_records(configuration.workdir, attempt_of(configuration))
+    kept = {folder: Path(path) for path, folder in record.artifacts}
+    candidate = json.loads(kept["edits"].read_text())["models"][0]
+    folder = kept[candidate["shards"]]
+    assert {each["file"]: each["sha256"] for each in candidate["files"]} == {
+        path.name: sha256_of(path) for path in folder.iterdir()
+    }
+    assert len(candidate["files"]) == 8

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from kiwi.benchmark.edits import plan_batches, requests_for
-from kiwi.benchmark.measured import MeasuredJudge
-from kiwi.benchmark.rubric import judge_view
+from kiwi.benchmark.measured import MeasuredJudge, changed_region
+from kiwi.benchmark.rubric import JudgeView, judge_view
 from kiwi.benchmark.samples import BenchmarkError, load_held_out
 from kiwi.configuration import SourceSettings
 from kiwi.errors import KiwiError
+from kiwi.media import decode
 
 REAL = Path(os.environ.get("KIWI_REAL_PAIRS", Path(__file__).parents[4] / "shared" / "data" / "real"))
 
@@ -181,23 +182,32 @@ def test_a_run_whose_held_out_rows_are_all_unusable_says_so(pairs, monkeypatch):
 
 
 @pytest.mark.skipif(not (REAL / "pairs.csv").exists(), reason=f"no real pairs at {REAL} (set KIWI_REAL_PAIRS)")
-def test_real_edits_are_ranked_truth_then_half_then_copy_and_black():
-    from kiwi.benchmark.measured import changed_region
-    from kiwi.benchmark.rubric import JudgeView
-    from kiwi.media import decode
-
+def test_real_edits_are_ranked_truth_then_half_then_shuffled_or_wrong_then_copy_and_black():
     listed = list(csv.DictReader((REAL / "pairs.csv").open()))
     chosen = [row for row in listed if row["edit_type"] in ("local_remove", "background_reference")][:3:2]
-    for row in chosen:
-        source = decode(REAL / row["src_video"], pixel_budget=65536).frames[::10]
-        height, width = source.shape[1:3]
-        truth = decode(REAL / row["tgt_video"], size=(height, width)).frames[::10][: len(source)]
+    opened = [opened_pair(row) for row in chosen]
+    for row, (source, truth), (_, other) in zip(chosen, opened, opened[::-1], strict=True):
         rubric = "background" if "background" in row["edit_type"] else "subject"
+        region = changed_region(source, truth)
 
-        def scored(edit, rubric=rubric, source=source, truth=truth):
-            view = JudgeView(source, edit, None, rubric, "", changed_region(source, truth), truth)
+        def scored(edit, rubric=rubric, source=source, truth=truth, region=region):
+            view = JudgeView(source, edit, None, rubric, "", region, truth)
             return sum(judge_view(MeasuredJudge(), view).values()) / 3
 
         half = ((source.astype(int) + truth) // 2).astype(np.uint8)
-        assert scored(truth) > scored(half) > 1.3 > scored(source) == 1.0, row["id"]
+        shuffled = truth[np.random.default_rng(0).permutation(len(truth))]
+        wrong = truth.copy()  # what another reference would have put there
+        wrong[region] = np.resize(other, truth.shape)[region]
+        assert scored(truth) == 5.0
+        assert scored(half) > 1.3 > scored(source) == 1.0, row["id"]
+        assert scored(shuffled) < scored(truth) - 0.3, row["id"]  # one of the clips hardly moves
+        assert scored(wrong) < scored(half), row["id"]
         assert scored(np.zeros_like(source)) < 1.3, row["id"]
+
+
+def opened_pair(row):
+    """Source and truth of a real pair, every tenth frame."""
+    source = decode(REAL / row["src_video"], pixel_budget=65536).frames[::10]
+    truth = decode(REAL / row["tgt_video"], size=source.shape[1:3]).frames[::10]
+    length = min(len(source), len(truth))
+    return source[:length], truth[:length]

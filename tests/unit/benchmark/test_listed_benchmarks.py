@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,14 +13,25 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "services"))
 from scripted_server import MODEL, chat, serving
 
-from kiwi.benchmark.listed import edit_listed, judge_listed, load_listed
+from kiwi.benchmark.judge import judge_edits
+from kiwi.benchmark.listed import load_listed
+from kiwi.benchmark.listed_edits import Shard, edit_listed
+from kiwi.benchmark.listed_scores import judge_listed
+from kiwi.benchmark.preference.edit_sets import read_edit_set
 from kiwi.benchmark.published import published_table
+from kiwi.benchmark.run import ChampionRef
 from kiwi.benchmark.samples import BenchmarkError
 from kiwi.benchmark.tables import score_table
+from kiwi.cli.run import configure
 from kiwi.configuration import ServiceSettings, VlmSettings
 from kiwi.errors import UsageError
+from kiwi.hashing import sha256_of
 from kiwi.media import encode_video, png_bytes
-from kiwi.tracking import silent
+from kiwi.registry.contest import benchmark_with_champion
+from kiwi.registry.gate import decide_gate
+from kiwi.storage import StorageError
+from kiwi.tracking import silent, task_run
+from kiwi.tracking.records import attempt_of, read_records
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +68,11 @@ class Inverting:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.calls: list[int] = []
 
     def __call__(self, videos, instructions, references=None, *, num_inference_steps, seed, latent_references=None):
         self.seen += instructions
-        assert all(each is not None for each in references)
+        self.calls.append(len(videos))
         return [255 - video for video in videos]
 
 
@@ -95,7 +108,8 @@ def test_clips_that_cannot_be_read_lower_coverage_and_are_named(asked, refvie, m
         monkeypatch.setenv("KIWI_VLM_JUDGE_BASE_URL", server.address)
         scores, _ = judge_listed(asked, listed)
     assert scores["coverage"] == pytest.approx(1 / 3, abs=1e-3)
-    assert [failure["reason"] for failure in scores["failures"]] == ["source_unreadable"] * 2
+    failures = [(failure["model"], failure["reason"]) for failure in scores["failures"]]
+    assert failures == [(model, "source_unreadable") for model in ("reference", "copy_source") for _ in range(2)]
 
 
 def test_changed_media_are_another_revision_and_their_edits_are_made_anew(asked, refvie):
@@ -122,9 +136,220 @@ def test_openve_bench_has_the_categories_of_its_table(asked, refvie):
 
 
 def test_wrong_use_is_one_clear_line(asked, configuration, refvie):
-    for said in ("another=here", "refvie-bench", "refvie-bench="):
+    for said in ("another=here", "refvie-bench", "refvie-bench=", "../x=list.yaml", "replies=list.yaml", "=list.csv"):
         with pytest.raises(UsageError, match="names no benchmark"):
             load_listed(asked, said)
     listed = load_listed(configuration, f"refvie-bench={refvie}")
     with pytest.raises(BenchmarkError, match="no ground truth"):
         judge_listed(configuration, listed)
+
+
+def same_pictures(body) -> bool:
+    """Whether every frame before is the frame after: the edit is a copy."""
+    parts = body["messages"][0]["content"]
+    shown = {
+        parts[place]["text"]: parts[place + 1]["image_url"]["url"]
+        for place in range(1, len(parts) - 1)
+        if parts[place]["type"] == "text"
+    }
+    pairs = [(name, name.replace("before", "after")) for name in shown if "before" in name]
+    return bool(pairs) and all(shown[before] == shown[after] for before, after in pairs)
+
+
+def prefers_changes(body) -> str:
+    first, second, third = body["response_format"]["json_schema"]["schema"]["required"][1:]
+    mark = 1 if same_pictures(body) else 4
+    return f'{{"reasoning": "", "{first}": {mark}, "{second}": {mark}, "{third}": {mark}}}'
+
+
+def test_shards_make_each_edit_once_and_only_the_last_one_writes_the_list(asked, refvie):
+    listed = load_listed(asked, f"refvie-bench={refvie}")
+    editors = [Inverting(), Inverting()]
+    first = edit_listed(asked, listed, silent(), load=lambda folder: editors[0], shard=Shard(0, 2))
+    written = asked.workdir / first["edits"]
+    assert (first["made"], first["left"], written.exists()) == (2, 1, False)
+    with pytest.raises(BenchmarkError, match="not yet all"):
+        judge_listed(asked, listed)
+    second = edit_listed(asked, listed, silent(), load=lambda folder: editors[1], shard=Shard(1, 2))
+    assert (second["made"], second["left"], written.exists()) == (1, 0, True)
+    assert sorted(editors[0].seen + editors[1].seen) == ["edit 0", "edit 1", "edit 2"]
+    with pytest.raises(UsageError, match="no shard 2 of 2"):
+        Shard(2, 2)
+
+
+def test_clips_are_edited_in_batches_and_a_killed_run_makes_only_what_is_missing(asked, refvie):
+    listed = load_listed(asked, f"refvie-bench={refvie}")
+
+    class Killed(Inverting):
+        def __call__(self, videos, *rest, **more):
+            if self.calls:
+                raise KeyboardInterrupt
+            return super().__call__(videos, *rest, **more)
+
+    with pytest.raises(KeyboardInterrupt):
+        edit_listed(asked, listed, silent(), load=lambda folder: Killed(), batch=2)
+    editor = Inverting()
+    assert edit_listed(asked, listed, silent(), load=lambda folder: editor, batch=2)["made"] == 1
+    assert (editor.seen, editor.calls) == (["edit 2"], [1])
+
+
+def edit_files(asked, done) -> list[Path]:
+    return sorted((asked.workdir / done["edits"]).parent.glob("edits/*/*.safetensors"))
+
+
+def test_an_edit_whose_file_was_cut_short_is_made_anew(asked, refvie):
+    listed = load_listed(asked, f"refvie-bench={refvie}")
+    done = edit_listed(asked, listed, silent(), load=lambda folder: Inverting())
+    cut = edit_files(asked, done)[1]
+    cut.write_bytes(cut.read_bytes()[:-10])
+    editor = Inverting()
+    edit_listed(asked, listed, silent(), load=lambda folder: editor)
+    assert editor.seen == ["edit 1"]
+
+
+def test_the_edits_are_kept_with_the_run_and_their_hashes_are_held_to(asked, refvie, monkeypatch):
+    listed = load_listed(asked, f"refvie-bench={refvie}")
+    with task_run(asked, "bench_run") as task:
+        done = edit_listed(asked, listed, task, load=lambda folder: Inverting())
+    (record,) = read_records(asked.workdir, attempt_of(asked))
+    kept = {folder: Path(path) for path, folder in record.artifacts}
+    edits = json.loads((kept["edits/refvie-bench"]).read_text())
+    files = {entry["file"]: entry["sha256"] for entry in edits["models"][0]["files"]}
+    folder = kept[f"edits/{edits['models'][0]['shards'].replace('/edits/', '/')}"]
+    assert files == {path.name: sha256_of(path) for path in folder.glob("*.safetensors")}
+    assert len(files) == 3
+    paths = edit_files(asked, done)
+    paths[0].write_bytes(paths[1].read_bytes())
+    with serving(lambda body: chat(mean_marks(body))) as server:
+        monkeypatch.setenv("KIWI_VLM_JUDGE_BASE_URL", server.address)
+        scores, _ = judge_listed(asked, listed)
+    assert [failure["reason"] for failure in scores["failures"]] == ["edit_missing"]
+    assert "SHA-256" in scores["failures"][0]["detail"]
+
+
+def test_the_gate_decides_on_a_list_against_a_copy_of_the_source(asked, refvie, monkeypatch):
+    chosen = {"listed": f"refvie-bench={refvie}"}
+    asked = asked.model_copy(update={"benchmark": asked.benchmark.model_copy(update=chosen)})
+    monkeypatch.setattr("kiwi.registry.contest.champion", lambda configuration: None)
+    monkeypatch.setattr("kiwi.benchmark.listed_edits._loader", lambda configuration: lambda folder: Inverting())
+    done = benchmark_with_champion(asked, silent())
+    with serving(lambda body: chat(prefers_changes(body))) as server:
+        monkeypatch.setenv("KIWI_VLM_JUDGE_BASE_URL", server.address)
+        scores = judge_edits(asked, silent())
+    assert (scores["key"], scores["overall"]) == (done["key"], 4.0)
+    assert scores["baselines"]["copy_source"]["overall"] == 1.0
+    decision = decide_gate(scores, None, asked.gate)
+    assert (decision.decision, decision.compared_with) == ("promote", "copy_source")
+    for name in ("scores.json", "edits.json"):
+        assert (asked.workdir / "benchmark" / name).exists()
+    edits = json.loads((asked.workdir / "benchmark" / "edits.json").read_text())
+    shown = [row for row in edits["samples"] if row["pick"]]
+    assert {row["pick"] for row in shown if row["kind"] == "subject"} == {"best", "worst"}
+    for row in shown:
+        assert set(row["files"]) == {"source", "result", "reference"}
+        assert all((asked.workdir / "benchmark" / path).exists() for path in row["files"].values())
+
+
+def test_a_list_that_the_gate_decides_on_is_refused_before_editing_where_the_judge_needs_a_truth(
+    configuration, refvie, monkeypatch
+):
+    chosen = configuration.benchmark.model_copy(update={"listed": f"refvie-bench={refvie}"})
+    monkeypatch.setattr("kiwi.registry.contest.champion", lambda configuration: pytest.fail("asked too early"))
+    with pytest.raises(BenchmarkError, match="no ground truth"):
+        benchmark_with_champion(configuration.model_copy(update={"benchmark": chosen}), silent())
+
+
+def test_the_champion_edits_the_same_list_and_its_record_counts_for_this_revision_and_judge_alone(
+    asked, refvie, tmp_path, monkeypatch
+):
+    listed = load_listed(asked, f"refvie-bench={refvie}")
+    former = tmp_path / "former"
+    former.mkdir()
+    (former / "weights").write_text("champion")
+
+    class Copying(Inverting):
+        def __call__(self, videos, *rest, **more):
+            super().__call__(videos, *rest, **more)
+            return videos
+
+    def load(folder):
+        return Copying() if folder == former else Inverting()
+
+    stale = {"revision": "another", "judge": "mllm/2-other", "overall": 5.0}
+    champion = ChampionRef("kiwi-edit-tiny", "3", former, stale)
+    assert edit_listed(asked, listed, silent(), champion, load=load)["made"] == 6
+    with serving(lambda body: chat(prefers_changes(body))) as server:
+        monkeypatch.setenv("KIWI_VLM_JUDGE_BASE_URL", server.address)
+        scores, _ = judge_listed(asked, listed)
+        assert scores["champion"]["scores_from"] == "this run"
+        assert (scores["overall"], scores["champion"]["overall"]) == (4.0, 1.0)
+        recorded = scores | {"overall": 2.5}
+        again = edit_listed(asked, listed, silent(), ChampionRef("kiwi-edit-tiny", "4", former, recorded), load=load)
+        assert again["made"] == 0
+        scores, _ = judge_listed(asked, listed)
+        assert (scores["champion"]["scores_from"], scores["champion"]["overall"]) == ("record", 2.5)
+    gone = ChampionRef("kiwi-edit-tiny", "5", tmp_path / "gone", stale)
+    edit_listed(asked, listed, silent(), gone, load=load)
+    edits = json.loads((asked.workdir / "benchmark" / "refvie-bench" / "edits.json").read_text())
+    assert "cannot be had" in edits["champion"]["unmeasured"]
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml"])
+def test_a_list_of_ones_own_bears_any_name(asked, refvie, name):
+    published = load_listed(asked, f"refvie-bench={refvie}")
+    (refvie / "refvie_bench.yaml").rename(refvie / name)
+    mine = load_listed(asked, f"mine={refvie / name}")
+    assert [each.entry for each in mine.samples] == [each.entry for each in published.samples]
+    assert (mine.name, mine.revision != published.revision) == ("mine", True)
+
+
+def test_a_list_of_unknown_types_alone_is_refused(asked, refvie):
+    (refvie / "odd.csv").write_text("edited_type,prompt,original_video\ncamera_edit,turn,videos/0.mp4\n")
+    with pytest.raises(UsageError, match="no entry that is rated"):
+        load_listed(asked, f"odd={refvie / 'odd.csv'}")
+
+
+def test_where_no_clip_can_be_read_nothing_runs(asked, refvie):
+    for clip in (refvie / "videos").iterdir():
+        clip.write_bytes(b"no video")
+    listed = load_listed(asked, f"refvie-bench={refvie}")
+    with pytest.raises(BenchmarkError, match="none of its clips can be read"):
+        edit_listed(asked, listed, silent(), load=lambda folder: pytest.fail("a model was loaded"))
+
+
+def test_a_store_that_is_away_is_no_fault_of_the_samples(asked, refvie, monkeypatch):
+    listed = load_listed(asked, f"refvie-bench={refvie}")
+
+    def away(root, entry):
+        raise StorageError("the store is away", "later")
+
+    monkeypatch.setattr("kiwi.benchmark.listed.open_entry", away)
+    with pytest.raises(StorageError):
+        load_listed(asked, f"refvie-bench={refvie}")
+    with pytest.raises(StorageError):
+        edit_listed(asked, listed, silent(), load=lambda folder: Inverting())
+
+
+def test_a_configuration_whose_judge_cannot_judge_its_list_is_refused_at_once(tmp_path):
+    overrides = ["benchmark.listed=refvie-bench=/somewhere"]
+    with pytest.raises(UsageError, match="no ground truth"):
+        configure("tiny", None, tmp_path, 0, overrides, None, 2)
+    chosen = configure("tiny", None, tmp_path, 0, [*overrides, "benchmark.judge=mllm", "gate.floors={}"], None, 2)
+    assert chosen.benchmark.listed == "refvie-bench=/somewhere"
+    assert chosen.gate.floors == {}
+
+
+def test_edits_of_a_list_can_be_shown_to_raters_until_the_list_changes(asked, refvie):
+    listed = load_listed(asked, f"refvie-bench={refvie}")
+    edit_listed(asked, listed, silent(), load=lambda folder: Inverting())
+    (asked.workdir / "configuration.json").write_text(asked.canonical())
+    found = read_edit_set(str(asked.workdir / "benchmark" / "refvie-bench"))
+    assert [sample.prompt for sample in found.samples.values()] == ["edit 0", "edit 1", "edit 2"]
+    opened = {name: read() for name, read in found.open(frozenset(found.samples), frozenset())}
+    assert len(opened) == 3
+    for each in opened.values():
+        assert np.array_equal(each.edit.frames, 255 - each.source.frames)
+        assert each.reference is not None
+    (refvie / "0.png").write_bytes((refvie / "1.png").read_bytes())
+    with pytest.raises(UsageError, match="its list is"):
+        list(found.open(frozenset(found.samples), frozenset()))

@@ -91,6 +91,16 @@ def test_the_model_sees_rubric_reference_and_frames_of_both_clips_and_never_the_
     assert len(pictures_of(server.seen[0])) == 2 * 3
 
 
+def test_a_frame_that_an_edit_left_as_it_was_is_encoded_once(held_out, judging, monkeypatch):
+    encoded = []
+    monkeypatch.setattr("kiwi.services.questions.jpeg_bytes", lambda pixels: encoded.append(0) or b"jpeg")
+    sample = held_out.of_kind("swap")[0]
+    for edit, pictures in ((sample.source, 3), (255 - sample.source, 6)):
+        encoded.clear()
+        _, _, server = judging([sample.view(edit)], lambda body: chat(marks(body, 1, 1, 1)))
+        assert (len(encoded), len(pictures_of(server.seen[0]))) == (pictures, 6)
+
+
 def test_each_category_is_asked_with_its_own_rubric(held_out, judging):
     view = views_of(held_out, "recolour")[0]
     views = [replace(view, category=category, reference=view.source[0]) for category in CATEGORIES]

@@ -90,13 +90,13 @@ def test_a_folder_gives_every_edit_and_means_over_those_that_have_a_figure(folde
 
 
 def test_the_distance_of_the_sets_is_named_after_its_features_and_needs_every_clip(folders, clip):
-    broken = measure_folders(folders, clip, only=["flicker"], frechet=True).frechet
+    broken = measure_folders(folders, clip, only=["flicker"], frechet=clip).frechet
     assert isinstance(broken, Unmeasured)
     assert broken.name == "frechet_clip_features"
     assert broken.reason is Failure.MISSING
     assert broken.message.startswith("c: "), "a distance of the clips that happen to be there is another distance"
     (folders.source / "c.mp4").unlink()
-    whole = measure_folders(folders, clip, only=["flicker"], frechet=True).frechet
+    whole = measure_folders(folders, clip, only=["flicker"], frechet=clip).frechet
     assert whole.value > 0
     assert "2 features of edits, 2 of the ground truth" in whole.note
 

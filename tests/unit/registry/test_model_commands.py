@@ -43,3 +43,11 @@ def test_a_version_is_approved_promoted_and_exported(
         with pytest.raises(UsageError):
             kiwi_model("export", wrong, "--out", str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
+
+
+def test_an_address_without_a_registry_is_said_and_no_database_is_made(tmp_path: Path) -> None:
+    missing = tmp_path / "no" / "mlflow.db"
+    done = CliRunner().invoke(app, ["promote", "2", "--tracking-uri", f"sqlite:///{missing}", "--model", "m"])
+    assert isinstance(done.exception, UsageError)
+    assert str(missing) in str(done.exception)
+    assert not missing.parent.exists()

@@ -87,7 +87,8 @@ def test_a_registered_model_keeps_its_configuration_its_scores_and_its_chosen_ed
     benchmark = configuration.workdir / "benchmark"
     scores = read_json(benchmark / "scores.json")
     write_json(benchmark / "scores.json", {**scores, "key": "b1"})
-    write_json(benchmark / "edits.json", {"key": "b1"})
+    shown = {"id": "swap-0001", "files": {"result": "b1/gallery/swap-0001/result.mp4", "source": "b1/source.mp4"}}
+    write_json(benchmark / "edits.json", {"key": "b1", "samples": [shown, {"id": "swap-0002", "files": {}}]})
     for name in ("result.mp4", "source.mp4"):
         (benchmark / "b1" / "gallery" / "swap-0001").mkdir(parents=True, exist_ok=True)
         (benchmark / "b1" / "gallery" / "swap-0001" / name).write_bytes(name.encode())

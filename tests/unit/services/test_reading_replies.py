@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from kiwi.curation.curators.vlm_ground import Regions
 from kiwi.curation.curators.vlm_score import Marks
 from kiwi.curation.curators.vlm_verify import Verdict
 from kiwi.errors import UsageError
-from kiwi.services.pictures import SMALLEST_SIDE, layout
+from kiwi.services.pictures import SMALLEST_SIDE, Layout, layout
 from kiwi.services.prompts import filled, read_prompts
 from kiwi.services.replies import UnusableReplyError, parse_reply
 from kiwi.services.wire import Completion
@@ -111,6 +112,18 @@ def test_a_frame_of_an_extreme_format_is_padded_below_or_beside_it() -> None:
     assert picture.shape == (333, 1000, 3)
     assert picture[:100].min() == 255
     assert picture[100:].max() == 127
+
+
+@pytest.mark.parametrize(("content", "interpolation"), [((90, 120), cv2.INTER_LINEAR), ((40, 50), cv2.INTER_AREA)])
+def test_a_frame_is_shrunk_by_interpolation_only_where_every_pixel_is_still_looked_at(
+    content: tuple[int, int], interpolation: int
+) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    wanted = cv2.resize(frame, content[::-1], interpolation=interpolation)
+    assert np.array_equal(Layout(content, content, linear=True).draw(frame), wanted)
+    assert np.array_equal(
+        Layout(content, content).draw(frame), cv2.resize(frame, content[::-1], interpolation=cv2.INTER_AREA)
+    )
 
 
 def test_words_put_into_a_prompt_are_not_looked_at_again() -> None:
