@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,52 @@ from kiwi.workspace import Workspace, read_json, write_json
 
 VERSION = ("version", "revision")
 COUNTS = ("pairs", "quadruplets", "rejected", "failed")
+PEOPLE = re.compile(r"has (\d+ of \d+ approvals.*)")  # what the registry says of a version that too few approved
+UNDONE = "was rolled back"
 STAGE = ("name", "steps", "loss_first", "loss_last", "samples_per_second", "seconds")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why a model that the gate let through is not the champion: a sentence, and the commands that go on from there.
+
+    `cause` is "approvals" or "rolled back".
+    """
+
+    cause: str
+    why: str
+    commands: tuple[tuple[str, str], ...]
+
+
+def waits(
+    configuration: RunConfiguration,
+    decision: Mapping[str, Any] | None,
+    model: Mapping[str, Any] | None,
+    promotion_notes: Sequence[str],
+) -> Waiting | None:
+    """What a model waits for that passed the gate and was left a challenger; None for every other model.
+
+    Args:
+        promotion_notes: what the task `promote` noted, in order.
+    """
+    if not decision or decision.get("decision") != "promote" or not model or not model.get("version"):
+        return None
+    if "champion" in (model.get("aliases") or ()) or not promotion_notes:
+        return None
+    why, version = promotion_notes[-1], str(model["version"])
+    where = f"--workdir {shlex.quote(configuration.workspace)}"
+    promote = ("promote", f"kiwi model promote {version} {where}")
+    if people := PEOPLE.search(why):
+        approve = ("approve", f"kiwi model approve {version} --as NAME {where}")
+        return Waiting("approvals", people[1] + _approvers(configuration), (approve, promote))
+    if UNDONE in why:
+        return Waiting("rolled back", why, (("promote", f"{promote[1]} --force --reason TEXT"),))
+    return None
+
+
+def _approvers(configuration: RunConfiguration) -> str:
+    who = ", ".join(configuration.gate.approvers) or "anyone"
+    return f"; may approve: {who}, but not who trained it"
 
 
 def write_summary(configuration: RunConfiguration) -> Path:
@@ -36,6 +85,7 @@ def summarise(configuration: RunConfiguration) -> dict[str, Any]:
     scores = _result(root / "benchmark" / "scores.json")
     model = _result(root / "model.json")
     decision = _result(workspace.decision)
+    waiting = waits(configuration, decision, model, _promotion_notes(workspace, str(run["id"])))
     return {
         "run": {
             "id": run["id"],
@@ -57,16 +107,45 @@ def summarise(configuration: RunConfiguration) -> dict[str, Any]:
             "baselines": {name: {"overall": it["overall"]} for name, it in scores["baselines"].items()},
             "per_kind": scores.get("per_kind", {}),
             "controls": scores.get("controls", {}),
+            "coverage": scores.get("coverage"),
+            "intervals": scores.get("intervals"),
+            "comparison": _comparison(scores, decision),
         },
         "model": {
             "name": model["name"],
             "version": str(model["version"]),
             "aliases": sorted(model["aliases"]),
         },
-        "decision": {"decision": decision["decision"], "reasons": decision["reasons"]},
+        "decision": {
+            "decision": decision["decision"],
+            "reasons": decision["reasons"],
+            "waits": None if waiting is None else {"for": waiting.cause, "why": waiting.why, **dict(waiting.commands)},
+        },
         "tracking_uri": configuration.tracking_uri,
         "report": str(workspace.report.absolute()),
     }
+
+
+def _comparison(scores: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The candidate less what the gate compared it with, over the samples both edited; None where that is not known."""
+    with_champion = decision.get("compared_with") == "champion"
+    other = scores.get("champion") if with_champion else (scores.get("baselines") or {}).get("copy_source")
+    known = (other or {}).get("comparison")
+    if not known:
+        return None
+    names = ("samples", "difference", "interval", "chance_better")
+    champion = (other or {}).get("version") if with_champion else None
+    return {"with": decision["compared_with"], "version": champion, "overall": (other or {}).get("overall")} | {
+        name: known.get(name) for name in names
+    }
+
+
+def _promotion_notes(workspace: Workspace, attempt: str) -> list[str]:
+    from kiwi.tracking import read_records
+
+    return [
+        note for record in read_records(workspace.root, attempt) if record.name == "promote" for note in record.notes
+    ]
 
 
 def _samples(scores: dict[str, Any]) -> int:

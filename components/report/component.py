@@ -1,4 +1,4 @@
-"""Draws the page that people look at: funnel, losses, scores, gallery."""
+"""Draws the page that people look at: decision, scores, gallery, funnel, losses."""
 
 from kfp import dsl
 
@@ -7,13 +7,14 @@ from components.image import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def report(config: str, version: dsl.Input[dsl.Artifact], scores: dsl.Input[dsl.Metrics], page: dsl.Output[dsl.HTML]):
-    """Writes the report into the workspace and points the artifact at it."""
+    """Writes the report into the workspace, and as one file that needs no other into the artifact."""
+    import shutil
+
     from kiwi.configuration import RunConfiguration
-    from kiwi.reports import write_report
+    from kiwi.reports import ONE_FILE, write_report
     from kiwi.tracking import task_run
 
     configuration = RunConfiguration.parse(config)
     with task_run(configuration, "report") as task:
         path = write_report(configuration, task)
-    with open(page.path, "w") as file:
-        file.write(f'<a href="file://{path}">{path}</a>')
+    shutil.copyfile(path.with_name(ONE_FILE), page.path)

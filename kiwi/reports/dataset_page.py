@@ -18,6 +18,7 @@ from kiwi import __version__
 from kiwi.configuration import RunConfiguration
 from kiwi.reports import charts, figures, gallery, sections
 from kiwi.reports.findings import Findings
+from kiwi.reports.media import MediaFolder
 from kiwi.reports.rendering import write_page
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class DatasetPage:
     written: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
 
 
-def write_dataset_page(found: Findings, media: gallery.MediaFolder) -> tuple[str, list[gallery.Card]]:
+def write_dataset_page(found: Findings, media: MediaFolder) -> tuple[str, list[gallery.Card]]:
     """Writes <page>/dataset.html beside the report.
 
     Returns its address, and a few rejected samples of different reasons for the report itself.
@@ -367,4 +368,4 @@ def _licences(said: Json) -> Licences:
 
 def _ticked(sentence: str) -> Markup:
     """A sentence of ours whose names stand in backticks."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))  # nosec B704 - escaped first

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from kiwi.errors import KiwiError
 from kiwi.reports import figures, gallery
+from kiwi.reports.media import SMALL_SIDE, MediaFolder, PageMedia, Shown, jpeg_bytes, size_of
 
 if TYPE_CHECKING:
     from kiwi.media import Clip
@@ -21,20 +22,12 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 QUADRUPLETS, EACH_REASON, REJECTED = 12, 2, 24
-SMALL_SIDE, ENLARGED_SIDE = 128, 192
+ENLARGED_SIDE = 192
 PICKED = (
     "position", "iid", "edit_type", "task", "prompt", "src_video", "tgt_video", "status", "stage", "reason", "detail",
     "trains_as", "ref_origin", "source_dataset", "license", "score_overall", "score_name", "verify_consistency",
 )  # fmt: skip
 _PART = "_part"
-
-
-class PageMedia(Protocol):
-    """Where what a page plays and shows is put: beside it, or into it."""
-
-    def write(self, content: bytes, name: str) -> str:
-        """The address under which the page finds `content`; "" where there is no more room."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,16 +42,6 @@ class Look:
 
 BESIDE = Look()
 WITHIN = Look(384 * 216, 40, 27, True)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A clip as a page shows it: video and first frame, their size in pixels, and why if it cannot be shown."""
-
-    video: str = ""
-    still: str = ""
-    size: tuple[int, int] = (1, 1)
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,14 +100,14 @@ class View:
 
         if not self.look.jpeg or max(image.shape[:2]) <= SMALL_SIDE:
             return self.media.write(png_bytes(image), f"{name}.png")
-        return self.media.write(_jpeg(image), f"{name}.jpg")
+        return self.media.write(jpeg_bytes(image), f"{name}.jpg")
 
     def _known(self, name: str) -> Shown | None:
         """What an earlier page beside this one wrote under a name that stands for its content."""
-        if not isinstance(self.media, gallery.MediaFolder):
+        if not isinstance(self.media, MediaFolder):
             return None
         video, still = self.media.known(f"{name}.mp4"), self.media.known(f"{name}.png")
-        return Shown(video, still, self.media.size(still)) if still else None
+        return Shown(video, still, size_of(self.media.page / still)) if still else None
 
 
 @dataclass(frozen=True)
@@ -236,15 +219,6 @@ def _tile(role: str, label: str, shown: Shown) -> gallery.Tile:
 
 def _amount(rows: int) -> str:
     return f"{rows:,} row{'s' if rows != 1 else ''}"
-
-
-def _jpeg(image: Any) -> bytes:
-    import cv2
-
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
-    if not done:
-        raise KiwiError(f"an image of shape {image.shape} does not encode as JPEG")
-    return bytes(data.tobytes())
 
 
 def _enlarged(clip: Clip) -> Any:

@@ -44,6 +44,14 @@ def percent(value: Any, digits: int = 0) -> str:
     return MISSING if known is None else f"{known * 100:.{digits}f}%".replace("-", MINUS)
 
 
+def chance(value: Any) -> str:
+    """A chance found by drawing samples again: "97.3%", and never certain: "over 99.9%", "under 0.1%"."""
+    known = number(value)
+    if known is None:
+        return MISSING
+    return "over 99.9%" if known > 0.9995 else "under 0.1%" if known < 0.0005 else percent(known, 1)
+
+
 def duration(seconds: Any) -> str:
     """Seconds in the two largest units that say something: "0.42 s", "38 s", "3 min 12 s", "2 h 05 min"."""
     known = number(seconds)

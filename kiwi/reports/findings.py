@@ -13,7 +13,8 @@ from kiwi.curation.finished import dataset_folder
 from kiwi.curation.stages import books_so_far
 from kiwi.dataset.schema import CURATION_STAGES
 from kiwi.errors import KiwiError
-from kiwi.tracking import TaskRecord, attempt_of, read_records
+from kiwi.tracking import TaskRecord, attempt_of
+from kiwi.tracking.records import read_record
 from kiwi.workspace import Workspace
 
 Json = dict[str, Any]
@@ -28,6 +29,7 @@ class Findings:
         dataset_folder: the dataset's folder, published or only assembled; None before.
         training: the results of the training stages that have ended, in the curriculum's order.
         edits_folder: what the paths in `edits` are relative to.
+        listed: scores of published benchmarks that were run on this model besides, by name.
         troubles: files that are there and cannot be read, one line each.
     """
 
@@ -43,6 +45,7 @@ class Findings:
     scores: Json | None = None
     edits: Json | None = None
     edits_folder: Path | None = None
+    listed: dict[str, Json] = field(default_factory=dict)
     model: Json | None = None
     decision: Json | None = None
     sent: Json | None = None
@@ -56,8 +59,9 @@ def gather(configuration: RunConfiguration) -> Findings:
     """Everything the report is made of, from the workspace of `configuration`."""
     workspace = Workspace.of(configuration)
     root = workspace.root
-    found = Findings(configuration, attempt_of(configuration))
+    found = Findings(configuration, "")
     found.run = _read(found, workspace.run_record)
+    found.attempt = _attempt(configuration)
     found.records = _records(found, root)
     found.dataset = _read(found, root / "dataset.json")
     found.dataset_folder = _dataset_folder(found, workspace)
@@ -67,8 +71,9 @@ def gather(configuration: RunConfiguration) -> Findings:
     stages = (_read(found, root / "training" / f"{stage.name}.json") for stage in configuration.stages)
     found.training = [stage for stage in stages if stage is not None]
     found.scores = _read(found, root / "benchmark" / "scores.json")
-    found.edits = _read(found, root / "benchmark" / "edits.json")
+    found.edits = _edits(found, root / "benchmark" / "edits.json")
     found.edits_folder = _edits_folder(found, root)
+    found.listed = _listed(found, root)
     found.model = _read(found, root / "model.json")
     found.decision = _read(found, workspace.decision)
     found.sent = _read(found, workspace.records / found.attempt / "sent.json")
@@ -89,12 +94,34 @@ def _read(found: Findings, path: Path) -> Json | None:
     return value
 
 
-def _records(found: Findings, root: Path) -> list[TaskRecord]:
+def _attempt(configuration: RunConfiguration) -> str:
+    """The attempt's id; "manual" where run.json cannot be read, which is a trouble of its own."""
     try:
-        return read_records(root, found.attempt)
-    except (OSError, ValueError, KeyError) as error:
-        found.troubles.append(f"the task records cannot be read: {error}")
-        return []
+        return attempt_of(configuration)
+    except (OSError, ValueError, AttributeError):
+        return "manual"
+
+
+def _records(found: Findings, root: Path) -> list[TaskRecord]:
+    """The task records of the attempt; one that is damaged is named, and the others are kept."""
+    records = []
+    for path in sorted((Workspace(root).records / found.attempt).glob("*.jsonl")):
+        try:
+            record = read_record(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            found.troubles.append(f"the task record {path.name} cannot be read: {type(error).__name__}: {error}")
+            continue
+        if record is not None:
+            records.append(record)
+    return sorted(records, key=lambda record: (record.started, record.label))
+
+
+def _listed(found: Findings, root: Path) -> dict[str, Json]:
+    """Scores of published benchmarks: in folders of their own, or the run's own where that is what it was judged on."""
+    known = {path.parent.name: _read(found, path) for path in sorted((root / "benchmark").glob("*-bench/scores.json"))}
+    if found.scores is not None and found.scores.get("benchmark"):
+        known[str(found.scores["benchmark"])] = found.scores
+    return {name: scores for name, scores in known.items() if scores is not None}
 
 
 def _dataset_folder(found: Findings, workspace: Workspace) -> Path | None:
@@ -128,6 +155,18 @@ def added_up(books: Iterable[Json]) -> list[Json]:
             for reason, rows in (book.get(key) or {}).items():
                 total[key][reason] = total[key].get(reason, 0) + int(rows)
     return [stages[name] for name in CURATION_STAGES if name in stages]
+
+
+def _edits(found: Findings, path: Path) -> Json | None:
+    """The list of edits, without entries of another shape, which are counted."""
+    edits = _read(found, path)
+    if edits is None:
+        return None
+    listed = edits.get("samples") if isinstance(edits.get("samples"), list) else []
+    samples = [each for each in listed or [] if isinstance(each, dict) and isinstance(each.get("files") or {}, dict)]
+    if len(samples) < len(listed or []):
+        found.troubles.append(f"{path.name}: {len(listed or []) - len(samples)} entries are no samples")
+    return {**edits, "samples": samples}
 
 
 def _edits_folder(found: Findings, root: Path) -> Path | None:

@@ -1,20 +1,24 @@
-"""Picks the edits worth looking at, and lays what the pages play and show beside them."""
+"""Picks the edits worth looking at, and turns them into cards."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from kiwi.reports.figures import number, slug
 from kiwi.reports.findings import Json
+from kiwi.reports.media import SMALL_SIDE, VIDEO, PageMedia, Shown
 
-ROLES = (("source", "Source"), ("reference", "Reference"), ("result", "Result"), ("truth", "Ground truth"))
+ROLES = (
+    ("source", "Source"),
+    ("reference", "Reference"),
+    ("result", "Result"),
+    ("champion", "Champion"),
+    ("truth", "Ground truth"),
+)
+OPTIONAL = ("reference", "champion", "truth")  # not every sample has them
 RANKS = ("best", "median", "worst")
-SMALL_WIDTH = 128
-VIDEO = (".mp4", ".webm", ".mov")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Tile:
     @property
     def small(self) -> bool:
         """Few pixels: they are shown as squares, not blurred."""
-        return self.size[0] <= SMALL_WIDTH
+        return self.size[0] <= SMALL_SIDE
 
     @property
     def moves(self) -> bool:
@@ -66,59 +70,29 @@ class Card:
         return moving[0] if moving else (1, 1)
 
 
-@dataclass
-class MediaFolder:
-    """`<page>/media`: files are copied in under the page's own names, and what no page names is removed at the end."""
+@dataclass(frozen=True)
+class SampleRow:
+    """One held-out sample in the list of all: its scores, or why it has none."""
 
-    page: Path
-    used: set[str] = field(default_factory=set)
+    name: str
+    kind: str
+    prompt: str
+    overall: float | None
+    champion: float | None
+    failure: str
 
-    @property
-    def folder(self) -> Path:
-        return self.page / "media"
 
-    def copy(self, path: Path, name: str) -> str:
-        """Copies `path` (atomically) as media/<name><its extension>; "" if it is not there."""
-        if not path.is_file():
-            return ""
-        target = self.folder / f"{name}{path.suffix.lower()}"
-        before, now = target.stat() if target.exists() else None, path.stat()
-        if before is None or (before.st_size, before.st_mtime_ns) != (now.st_size, now.st_mtime_ns):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.tmp")
-            shutil.copy2(path, temporary)
-            os.replace(temporary, target)
-        return self._mark(target)
-
-    def write(self, content: bytes, name: str) -> str:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / name
-        temporary = target.with_name(f".{name}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-        return self._mark(target)
-
-    def known(self, name: str) -> str:
-        """The address of a file that an earlier report wrote under a name that stands for its content; else ""."""
-        return self._mark(self.folder / name) if (self.folder / name).exists() else ""
-
-    def size(self, address: str) -> tuple[int, int]:
-        """Width and height of a PNG of the page, from its header."""
-        if not address.endswith(".png"):
-            return (1, 1)
-        with open(self.page / address, "rb") as file:
-            head = file.read(24)
-        return (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big"))
-
-    def sweep(self) -> None:
-        """Removes what an earlier report showed and this one does not."""
-        for path in self.folder.glob("*") if self.folder.exists() else ():
-            if path.name not in self.used:
-                path.unlink()
-
-    def _mark(self, target: Path) -> str:
-        self.used.add(target.name)
-        return f"media/{target.name}"
+def sample_rows(scores: Json | None, edits: Json | None) -> list[SampleRow]:
+    """Every judged sample, the best first and those without a score last; [] for scores of an earlier version."""
+    prompts = {str(each.get("id")): str(each.get("prompt") or "") for each in (edits or {}).get("samples") or []}
+    failures = {str(each.get("id")): str(each.get("reason") or "") for each in (scores or {}).get("failures") or []}
+    rows = []
+    for each in (scores or {}).get("per_sample") or []:
+        name, overall = str(each.get("id")), number(each.get("overall"))
+        why = failures.get(name, "no score") if overall is None else ""
+        champion = number(each.get("champion_overall"))
+        rows.append(SampleRow(name, str(each.get("kind") or ""), prompts.get(name, ""), overall, champion, why))
+    return sorted(rows, key=lambda row: (row.overall is None, -(row.overall or 0.0), row.name))
 
 
 def gain(sample: Json) -> float | None:
@@ -147,7 +121,7 @@ def chosen(samples: Sequence[Json]) -> list[tuple[str, Json]]:
     return [(picked[place], ranked[place]) for place in sorted(picked)]
 
 
-def stage_tiles(sample: Json, folder: Path, media: MediaFolder) -> tuple[Tile, ...]:
+def stage_tiles(sample: Json, folder: Path, media: PageMedia) -> tuple[Tile, ...]:
     """Source, what each stage of training made of it, and the ground truth; () if no earlier stage edited it."""
     names = sorted(role for role in sample.get("files") or {} if role.startswith("stage"))
     if not names:
@@ -158,33 +132,40 @@ def stage_tiles(sample: Json, folder: Path, media: MediaFolder) -> tuple[Tile, .
 
 
 def edit_tiles(
-    sample: Json, folder: Path, media: MediaFolder, roles: Sequence[tuple[str, str]] = ROLES
+    sample: Json, folder: Path, media: PageMedia, roles: Sequence[tuple[str, str]] = ROLES
 ) -> tuple[Tile, ...]:
-    """Source, reference if there is one, result and ground truth of a sample, copied beside the page.
+    """Source, reference if there is one, result, the champion's result if it edited here, and ground truth of a sample.
 
     Paths that lead out of the benchmark's folder are not followed.
     """
     files = sample.get("files") or {}
     name = f"{slug(sample.get('kind'))}-{slug(sample.get('id'))}"
-    tiles = []
-    for role, label in roles:
-        path = (folder / str(files[role])).resolve() if files.get(role) else None
-        inside = path is not None and path.is_relative_to(folder.resolve())
-        file = media.copy(path, f"{name}-{role}") if path is not None and inside else ""
-        poster = _poster(path, media, f"{name}-{role}") if file.endswith(VIDEO) and path is not None else ""
-        if role != "reference" or files.get(role):
-            tiles.append(Tile(role, label, file, poster, media.size(poster or file)))
-    return tuple(tiles)
+    return tuple(
+        _tile(role, label, str(files.get(role) or ""), folder, media, f"{name}-{role}")
+        for role, label in roles
+        if role not in OPTIONAL or files.get(role)
+    )
 
 
-def _poster(path: Path, media: MediaFolder, name: str) -> str:
-    """The first frame, which a page shows until the video plays, and on paper; "" if the video cannot be decoded."""
-    from kiwi.media import MediaError, decode, png_bytes
+def clips_of(sample: Json, folder: Path) -> list[Path]:
+    """The files of a sample's clips that `edit_tiles` shows."""
+    files = sample.get("files") or {}
+    paths = [_inside(str(files.get(role) or ""), folder) for role, _ in ROLES]
+    return [path for path in paths if path is not None and path.suffix.lower() in VIDEO]
 
-    made = media.folder / f"{name}.png"
-    if made.exists() and made.stat().st_mtime_ns >= path.stat().st_mtime_ns:
-        return media.known(made.name)
-    try:
-        return media.write(png_bytes(decode(path, pixel_budget=640 * 360, max_frames=1).frames[0]), f"{name}.png")
-    except MediaError:
-        return ""
+
+def _inside(file: str, folder: Path) -> Path | None:
+    """Where a file lies; None for none, and for one outside the folder."""
+    path = (folder / file).resolve()
+    return path if file and path.is_relative_to(folder.resolve()) else None
+
+
+def _tile(role: str, label: str, file: str, folder: Path, media: PageMedia, name: str) -> Tile:
+    path = _inside(file, folder)
+    if path is None:
+        return Tile(role, label, "")
+    moves = path.suffix.lower() in VIDEO
+    shown: Shown = media.clip(path, name) if moves else media.picture(path, name)
+    if shown.video:
+        return Tile(role, label, shown.video, shown.still, shown.size)
+    return Tile(role, label, shown.still, "", shown.size)

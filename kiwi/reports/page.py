@@ -1,32 +1,41 @@
 """Writes the report of a run: one page, its media beside it, readable whatever the run has reached.
 
 It is written before the gate decides, so that the judged edits can be looked at, and again by the exit task, when
-the decision, or what failed, is known.
+the decision, or what failed, is known. Beside it lies the same page as one file that needs no other, for places that
+show a single file: Kubeflow's page of a run, MLflow's artifacts, a mail.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kiwi import __version__
 from kiwi.configuration import RunConfiguration
 from kiwi.curation.keys import curation_key
 from kiwi.errors import KiwiError
-from kiwi.reports import figures, gallery, sections
+from kiwi.reports import comparison, decision, figures, gallery, sections
+from kiwi.reports.command import run_command
 from kiwi.reports.dataset_page import dataset_facts, write_dataset_page
+from kiwi.reports.embedding import EmbeddedMedia
 from kiwi.reports.findings import Findings, gather
+from kiwi.reports.media import MediaFolder, PageMedia, small_clips
 from kiwi.reports.rendering import write_page
+from kiwi.summary import Waiting, waits
 from kiwi.tracking import TaskRecord, TaskRun
 from kiwi.workspace import Workspace
 
 REPEAT_REMEDY = "Put right what the message names and give the same command again: finished tasks are reused."
+RESUMES = "The same command goes on from what was finished."
 NO_WORD = "a task ended before it could say why"
+T = TypeVar("T")
+ONE_FILE = "run-report.html"
+ONE_FILE_MEDIA = 5_000_000  # bytes, before base64 adds a third: Kubeflow's page gives out on files of about 20 MB
 LOGS = "The last lines of `kiwi run`, or the log it names, tell more. "
 
 
@@ -41,7 +50,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Headline:
-    """What became of the run. `state` is promoted, held, failed, or open while there is no decision."""
+    """What became of the run. `state` is promoted, waiting, held, failed, or open while there is no decision."""
 
     state: str
     word: str
@@ -63,7 +72,15 @@ class Page:
     started: str
     seconds: float | None
     scores: dict[str, Any]
-    compared: list[sections.Compared]
+    compared: list[comparison.Compared]
+    champion: str
+    champion_missing: str
+    leads: list[comparison.Lead]
+    unjudged: list[comparison.Unjudged]
+    published: list[comparison.Published]
+    waiting: Waiting | None
+    asked: list[tuple[str, str]]
+    samples: list[gallery.SampleRow]
     funnel: sections.Funnel | None
     dataset: dict[str, Any]
     dataset_facts: list[tuple[str, str]]
@@ -72,7 +89,7 @@ class Page:
     training: list[sections.TrainingStage]
     kinds: list[sections.EditKind]
     all_kinds: sections.EditKind | None
-    checks: list[sections.Check]
+    checks: list[decision.Check]
     controls: list[sections.Control]
     gains: list[sections.StageGain]
     trends: list[sections.KindTrend]
@@ -81,38 +98,54 @@ class Page:
     control_cards: list[gallery.Card]
     timeline: sections.Timeline | None
     lineage: list[tuple[str, str]]
+    mlflow: tuple[str, str]
     command: str
+    home: str = ""
+    one_file: str = ""
+    left_out: int = 0
     version: str = __version__
     written: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
 
 
 def write_report(configuration: RunConfiguration, task: TaskRun) -> Path:
-    """Writes <workspace>/report/index.html and everything it shows, and returns its path.
+    """Writes <workspace>/report/index.html and everything it shows, and ONE_FILE beside it; returns index.html's path.
 
-    May be called at any time and again; a part of the run that was not reached is shown as such. The folder holds
-    relative links only and no reference to any network.
+    May be called at any time and again; a part of the run that was not reached, or cannot be read, is shown as such.
+    The folder holds relative links only and no reference to any network, but for a link to MLflow where it has one.
     """
     workspace = Workspace.of(configuration)
-    media = gallery.MediaFolder(workspace.report.parent)
     found = gather(configuration)
+    small = small_clips(_list(found, "the gallery", lambda: _shown_clips(found)), configuration.threads)
+    media = MediaFolder(workspace.report.parent, ahead=small)
     dataset_page, rejected = _dataset_page(found, media)
     page = build_page(found, media, dataset_page, rejected)
-    write_page(workspace.report, "report.html.j2", page)
+    write_page(workspace.report, "report.html.j2", replace(page, one_file=ONE_FILE))
+    _write_one_file(found, page, EmbeddedMedia(ONE_FILE_MEDIA, ahead=small), workspace.report.with_name(ONE_FILE))
     media.sweep()
     task.artifact(workspace.report.parent, "report")
     return workspace.report
 
 
-def build_page(found: Findings, media: gallery.MediaFolder, dataset_page: str, rejected: list[gallery.Card]) -> Page:
-    """The report's data from `found`; copies what it shows into `media`."""
+def _write_one_file(found: Findings, page: Page, media: EmbeddedMedia, path: Path) -> None:
+    """The same page with smaller media in it: the gallery's. Other cards and the dataset's page are the folder's."""
+    cards = _list(found, "the gallery", lambda: _kind_cards(found, media, page.kinds))
+    gallery_only = replace(page, kind_cards=cards, control_cards=[], stage_cards=[], rejected=[], dataset_page="")
+    whole = replace(gallery_only, home="index.html", left_out=media.left_out)
+    write_page(path, "report.html.j2", whole)
+
+
+def build_page(found: Findings, media: PageMedia, dataset_page: str, rejected: list[gallery.Card]) -> Page:
+    """The report's data from `found`; puts what it shows into `media`."""
     configuration, failures = found.configuration, _failures(found)
-    kinds = sections.edit_kinds(found)
-    gains, trends = sections.stage_gains(found)
-    timeline = sections.timeline(found)
-    return Page(
-        headline=_headline(found, failures),
+    kinds = _list(found, "the kinds of edit", lambda: sections.edit_kinds(found))
+    added = _part(found, "what each stage added", lambda: sections.stage_gains(found))
+    gains, trends = added if added is not None else ([], [])
+    timeline = _part(found, "the time line", lambda: sections.timeline(found))
+    waiting = _part(found, "the promotion", lambda: _waiting(found))
+    page = Page(
+        headline=_headline(found, failures, waiting),
         failures=failures,
-        troubles=tuple(found.troubles),
+        troubles=(),
         preset=configuration.preset,
         model_name=configuration.model_name,
         judge=str((found.scores or {}).get("judge") or configuration.benchmark.judge),
@@ -120,43 +153,79 @@ def build_page(found: Findings, media: gallery.MediaFolder, dataset_page: str, r
         started=_clock(min((record.started for record in found.records if record.started), default=None)),
         seconds=timeline.seconds if timeline else None,
         scores=found.scores or {},
-        compared=sections.criteria(found),
-        funnel=sections.funnel(found),
+        compared=_list(found, "the scores", lambda: comparison.criteria(found)),
+        champion=_part(found, "the champion", lambda: comparison.champion_name(found)) or "",
+        champion_missing=comparison.unmeasured_champion(found),
+        leads=_list(found, "the comparison", lambda: comparison.leads(found)),
+        unjudged=_list(found, "what could not be judged", lambda: comparison.unjudged(found)),
+        published=_list(found, "the published scores", lambda: comparison.published(found)),
+        waiting=waiting,
+        asked=decision.asked(found),
+        samples=_list(found, "the samples", lambda: gallery.sample_rows(found.scores, found.edits)),
+        funnel=_part(found, "the funnel", lambda: sections.funnel(found)),
         dataset={**(found.manifest or {}), **(found.dataset or {})},
-        dataset_facts=dataset_facts(found),
+        dataset_facts=_list(found, "the dataset", lambda: dataset_facts(found)),
         dataset_page=dataset_page,
         rejected=rejected,
-        training=sections.training(found),
+        training=_list(found, "the training", lambda: sections.training(found)),
         kinds=kinds,
         all_kinds=sections.all_kinds(kinds),
-        checks=sections.checks(found),
-        controls=sections.controls(found),
+        checks=_list(found, "the gate's checks", lambda: decision.checks(found)),
+        controls=_list(found, "the controls", lambda: sections.controls(found)),
         gains=gains,
         trends=trends,
-        kind_cards=_kind_cards(found, media, kinds),
-        stage_cards=_stage_cards(found, media),
-        control_cards=_control_cards(found, media),
         timeline=timeline,
-        lineage=_lineage(found),
-        command=_command(found),
+        lineage=_list(found, "the lineage", lambda: _lineage(found)),
+        mlflow=_mlflow(found),
+        command=_part(found, "the command", lambda: _command(found)) or "",
+        kind_cards=_list(found, "the gallery", lambda: _kind_cards(found, media, kinds)),
+        control_cards=_list(found, "the edits of wrong inputs", lambda: _control_cards(found, media)),
+        stage_cards=_list(found, "the stages' edits", lambda: _stage_cards(found, media)),
     )
+    return replace(page, troubles=tuple(dict.fromkeys(found.troubles)))
 
 
-def _dataset_page(found: Findings, media: gallery.MediaFolder) -> tuple[str, list[gallery.Card]]:
+def _list(found: Findings, what: str, make: Callable[[], list[T]]) -> list[T]:
+    """A part of the page that is a list; empty where its records are damaged."""
+    return _part(found, what, make) or []
+
+
+def _part(found: Findings, what: str, make: Callable[[], T]) -> T | None:
+    """A part of the page; None where its records are damaged, with the reason on the page."""
+    try:
+        return make()
+    except (KiwiError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        said = str(error).splitlines()[0] if str(error) else ""
+        found.troubles.append(f"{what} cannot be shown: {type(error).__name__} {said}".strip())
+        return None
+
+
+def _dataset_page(found: Findings, media: MediaFolder) -> tuple[str, list[gallery.Card]]:
     """Writes the dataset's page beside the report; its address and some of what was rejected, for the report."""
+    import polars as pl
+
     if found.dataset_folder is None:
         return "", []
     try:
         return write_dataset_page(found, media)
-    except (KiwiError, OSError, ValueError) as error:
+    except (KiwiError, OSError, ValueError, TypeError, KeyError, AttributeError, pl.exceptions.PolarsError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         found.troubles.append(f"the dataset cannot be shown: {said}")
         return "", []
 
 
+def _waiting(found: Findings) -> Waiting | None:
+    promotion = found.record("promote")
+    return waits(found.configuration, found.decision, found.model, promotion.notes if promotion else ())
+
+
 def _failures(found: Findings) -> tuple[Failure, ...]:
     """The tasks that failed or were killed; if none said so but the orchestrator does, that."""
-    told = tuple(_failure(record) for record in found.records if record.status in ("failed", "killed"))
+    stopped = (found.run or {}).get(
+        "status"
+    ) == "interrupted"  # by whoever started it: its tasks were ended, none failed
+    ended = ("failed",) if stopped else ("failed", "killed")
+    told = tuple(_failure(record) for record in found.records if record.status in ended)
     finish = found.record("finish")
     state = str(finish.params.get("state", "")) if finish else ""
     if told or state in ("", "SUCCEEDED"):
@@ -172,30 +241,31 @@ def _failure(record: TaskRecord) -> Failure:
     return Failure(record.label, re.sub(r"^[A-Z][A-Za-z]+: ", "", said) or "no message", stated or REPEAT_REMEDY)
 
 
-def _headline(found: Findings, failures: Sequence[Failure]) -> Headline:
-    name = found.configuration.model_name
+def _headline(found: Findings, failures: Sequence[Failure], waiting: Waiting | None) -> Headline:
     version = _model_version(found)
-    model = f"{name} version {version}" if version else name
-    decision = str((found.decision or {}).get("decision") or "")
-    reasons = tuple(_in_words(str(reason)) for reason in (found.decision or {}).get("reasons") or [])
-    if decision == "promote":
+    model = f"{found.configuration.model_name} version {version}" if version else found.configuration.model_name
+    decided = str((found.decision or {}).get("decision") or "")
+    reasons = decision.reasons(found.decision)
+    if waiting is not None:
+        word = "Waits for approvals" if waiting.cause == "approvals" else "Not promoted"
+        return Headline("waiting", word, f"{model} passed the gate and stays a challenger", (waiting.why, *reasons[:1]))
+    if decided == "promote" and "champion" in ((found.model or {}).get("aliases") or ()):
         return Headline("promoted", "Promoted", f"{model} is the champion", reasons[:1])
-    if decision:
+    if decided == "hold":
         return Headline("held", "Held", f"{model} stays a challenger", reasons)
+    if (found.run or {}).get("status") == "interrupted":
+        return Headline("failed", "Interrupted", "The run was stopped before its end", (RESUMES,))
     if failures:
         where = f" at {figures.words(failures[0].task)}" if failures[0].task != "run" else ""
         return Headline("failed", "Failed", f"The run stopped{where}", ())
+    if decided:
+        return Headline("open", "Passed", f"{model} passed the gate and is not promoted yet", reasons[:1])
     if found.scores:
         return Headline("open", "Judged", f"{model} awaits the gate's decision", ())
     last = [record.label for record in found.records if record.name not in sections.REPORT_TASKS]
     return Headline(
         "open", "Under way", f"The run has reached {figures.words(last[-1])}" if last else "Nothing ran yet", ()
     )
-
-
-def _in_words(reason: str) -> str:
-    """The gate's sentence with the figure it names by path in a reader's words: "accuracy, recolour of 0.62 is …"."""
-    return re.sub(r"^(?:learning|per_kind|controls)\.[\w.]*\w", lambda path: sections.said(path[0]), reason)
 
 
 def _model_version(found: Findings) -> str:
@@ -209,12 +279,9 @@ def _model_version(found: Findings) -> str:
 
 
 def _kind_cards(
-    found: Findings, media: gallery.MediaFolder, kinds: Sequence[sections.EditKind]
+    found: Findings, media: PageMedia, kinds: Sequence[sections.EditKind]
 ) -> list[tuple[str, sections.EditKind | None, list[gallery.Card]]]:
-    samples: dict[str, list[dict[str, Any]]] = {}
-    for sample in (found.edits or {}).get("samples") or []:
-        if isinstance(sample, dict) and not sample.get("control") and not sample.get("stage"):
-            samples.setdefault(str(sample.get("kind") or "edit"), []).append(sample)
+    samples = _by_kind(found)
     measured = {kind.name: kind for kind in kinds}
     order = [kind.name for kind in kinds if kind.name in samples] + sorted(set(samples) - set(measured))
     folder = found.edits_folder
@@ -230,7 +297,23 @@ def _kind_cards(
     ]
 
 
-def _stage_cards(found: Findings, media: gallery.MediaFolder) -> list[gallery.Card]:
+def _shown_clips(found: Findings) -> list[Path]:
+    """The clips of the samples that the gallery picks."""
+    samples, folder = _by_kind(found), found.edits_folder
+    picked = [sample for kind in samples.values() for _, sample in gallery.chosen(kind)]
+    return [path for sample in picked if folder for path in gallery.clips_of(sample, folder)]
+
+
+def _by_kind(found: Findings) -> dict[str, list[dict[str, Any]]]:
+    """The benchmark's samples as edited by the candidate, by kind of edit."""
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for sample in (found.edits or {}).get("samples") or []:
+        if isinstance(sample, dict) and not sample.get("control") and not sample.get("stage"):
+            samples.setdefault(str(sample.get("kind") or "edit"), []).append(sample)
+    return samples
+
+
+def _stage_cards(found: Findings, media: PageMedia) -> list[gallery.Card]:
     """One sample of each kind as every stage of the curriculum edited it."""
     cards: dict[str, gallery.Card] = {}
     for sample in (found.edits or {}).get("samples") or []:
@@ -243,7 +326,7 @@ def _stage_cards(found: Findings, media: gallery.MediaFolder) -> list[gallery.Ca
     return list(cards.values())
 
 
-def _control_cards(found: Findings, media: gallery.MediaFolder) -> list[gallery.Card]:
+def _control_cards(found: Findings, media: PageMedia) -> list[gallery.Card]:
     """One sample for each kind of wrong input, the right result and the wrong one side by side."""
     cards: dict[str, gallery.Card] = {}
     for sample in (found.edits or {}).get("samples") or []:
@@ -259,7 +342,7 @@ def _control_cards(found: Findings, media: gallery.MediaFolder) -> list[gallery.
     return list(cards.values())
 
 
-def _edit_card(rank: str, sample: dict[str, Any], folder: Path, media: gallery.MediaFolder) -> gallery.Card:
+def _edit_card(rank: str, sample: dict[str, Any], folder: Path, media: PageMedia) -> gallery.Card:
     facts = []
     for name, key in (("edit", "psnr_edit"), ("frame", "psnr_full")):
         mine, copied = figures.number(sample.get(key)), figures.number(sample.get(f"copy_{key}"))
@@ -290,9 +373,16 @@ def _lineage(found: Findings) -> list[tuple[str, str]]:
         ("Benchmark revision", str((found.scores or {}).get("revision") or "")),
         ("Model", f"{configuration.model_name} version {version}" if version else ""),
         ("MLflow parent run", str((found.sent or {}).get("parent") or "")),
-        ("MLflow", _without_password(configuration.tracking_uri)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _mlflow(found: Findings) -> tuple[str, str]:
+    """The tracking server's address as text, and as a link to the run: "" where it is no server with pages."""
+    uri, run = _without_password(found.configuration.tracking_uri), str((found.sent or {}).get("parent") or "")
+    pages = re.sub(r"(?<=://)[^/@]*@", "", uri).rstrip("/")
+    linked = bool(re.match(r"https?://[^/\s]", pages)) and re.fullmatch(r"\w+", run)
+    return uri, f"{pages}/#/runs/{run}" if linked else ""
 
 
 def _without_password(uri: str) -> str:
@@ -305,11 +395,7 @@ def _command(found: Findings) -> str:
         return shlex.join(str(word) for word in stated)
     if isinstance(stated, str) and stated:
         return stated
-    configuration = found.configuration
-    words = ["kiwi", "run", "--preset", configuration.preset]
-    if configuration.source.pairs:
-        words += ["--pairs", configuration.source.pairs]
-    return shlex.join([*words, "--workdir", configuration.workspace])
+    return run_command(found.configuration)
 
 
 def _clock(seconds: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,7 +11,7 @@ from markupsafe import Markup
 
 from kiwi.dataset.schema import CURATION_STAGES
 from kiwi.reports import charts
-from kiwi.reports.figures import count, decimal, mean, number, percent, signed, time_ticks, words
+from kiwi.reports.figures import count, decimal, mean, number, time_ticks, words
 from kiwi.reports.findings import Findings, Json
 from kiwi.tracking import TaskRecord
 
@@ -139,17 +138,6 @@ def _loss_curves(result: Json) -> dict[str, list[tuple[float, float]]]:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One figure of the candidate beside the champion's and that of copying the source."""
-
-    name: str
-    group: str
-    candidate: float | None
-    champion: float | None
-    copied: float | None
-
-
-@dataclass(frozen=True)
 class EditKind:
     """PSNR against the ground truth over the frame and inside the edit [dB], and the share of edits that are right."""
 
@@ -160,31 +148,6 @@ class EditKind:
     edit: float | None
     copied_edit: float | None
     accuracy: float | None
-
-
-def criteria(found: Findings) -> list[Compared]:
-    """The overall score and the criteria it is the mean of, each 1 to 5."""
-    scores = found.scores or {}
-    copied = (scores.get("baselines") or {}).get("copy_source") or {}
-    champion = scores.get("champion") or {}
-    rows = [Compared("overall", "", *(number(each.get("overall")) for each in (scores, champion, copied)))]
-    groups = _criterion_groups(scores)
-    for name in scores.get("criteria") or {}:
-        rows.append(
-            Compared(
-                name,
-                groups.get(name, ""),
-                *(number((each.get("criteria") or {}).get(name)) for each in (scores, champion, copied)),
-            )
-        )
-    return rows if rows[0].candidate is not None or len(rows) > 1 else []
-
-
-def _criterion_groups(scores: Json) -> dict[str, str]:
-    subject = ("identity_consistency", "temporal_consistency", "physical_consistency")
-    background = ("reference_similarity", "matting_quality", "video_quality")
-    known = dict.fromkeys(subject, "subject reference") | dict.fromkeys(background, "background reference")
-    return known | {str(name): words(group) for name, group in (scores.get("groups") or {}).items()}
 
 
 def edit_kinds(found: Findings) -> list[EditKind]:
@@ -207,79 +170,6 @@ def all_kinds(kinds: Sequence[EditKind]) -> EditKind | None:
         [getattr(kind, name) for kind in kinds] for name in ("full", "copied_full", "edit", "copied_edit", "accuracy")
     ]
     return EditKind("all kinds", sum(kind.samples for kind in kinds), *(mean(column, weights) for column in columns))
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing the candidate must show; `passed` is None where nothing has decided yet and it was not measured."""
-
-    name: str
-    value: str
-    bound: str
-    passed: bool | None
-    note: str = ""
-    against: str = ""
-
-
-def checks(found: Findings) -> list[Check]:
-    """The gate's own checks once it has decided; before that, its floors and ceilings against the scores."""
-    decided = (found.decision or {}).get("checks")
-    if isinstance(decided, list):
-        other = str((found.decision or {}).get("compared_with") or "")
-        compared = "copying the source" if other == "copy_source" else "the champion before"
-        return [_decided_check(check, compared) for check in decided if isinstance(check, dict)]
-    if found.scores is None:
-        return []
-    gate = found.configuration.gate
-    bounds = [("floor", path, bound) for path, bound in gate.floors.items()]
-    bounds += [("ceiling", path, bound) for path, bound in gate.ceilings.items()]
-    return [_open_check(kind, path, bound, _at(found.scores, path)) for kind, path, bound in bounds]
-
-
-def _decided_check(check: Json, compared: str) -> Check:
-    """A check as the gate records it: {name: "floor learning.psnr_full", passed, value, bound, sentence}."""
-    name, passed = str(check.get("name") or ""), check.get("passed")
-    value, bound = number(check.get("value")), number(check.get("bound"))
-    known = passed if isinstance(passed, bool) else None
-    note = str(check.get("sentence") or "") if value is None else ""
-    kind, _, path = name.partition(" ")
-    if name == "margin":
-        title, shown, limit = "overall", signed(value), signed(bound)
-    elif kind == "criterion":
-        title, shown, limit = words(path), signed(value), signed(bound)
-    else:
-        path = path or name
-        title, shown, limit = said(path), written(path, value), written(path, bound)
-    sense = "at most" if kind == "ceiling" else "at least"
-    against = "" if kind not in ("margin", "criterion", "comparison") else compared
-    return Check(title, shown, f"{sense} {limit}" if bound is not None else "", known, note, against)
-
-
-def _open_check(kind: str, path: str, bound: float, value: float | None) -> Check:
-    passed = None if value is None else value >= bound if kind == "floor" else value <= bound
-    sense = "at least" if kind == "floor" else "at most"
-    return Check(said(path), written(path, value), f"{sense} {written(path, bound)}", passed)
-
-
-def said(path: str) -> str:
-    """A figure's dotted path as a reader's words: "learning.psnr_full_gain" -> "PSNR, frame, over copy"."""
-    text = path.removeprefix("learning.").removeprefix("per_kind.").removesuffix("_db")
-    for code, plain in (("psnr_full", "PSNR, frame"), ("psnr_edit", "PSNR, edit"), ("_gain", ", over copy")):
-        text = text.replace(code, plain)
-    return words(re.sub(r"^accuracy_", "accuracy, ", text.replace(".", ", ")))
-
-
-def written(path: str, value: float | None) -> str:
-    """A figure with its unit, which its path tells: shares as per cent, PSNR in dB."""
-    if "psnr" in path or path.endswith("_db"):
-        return f"{decimal(value, 1)} dB"
-    return percent(value) if "accuracy" in path or path == "coverage" else decimal(value)
-
-
-def _at(value: Any, path: str) -> float | None:
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return number(value)
 
 
 @dataclass(frozen=True)

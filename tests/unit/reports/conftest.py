@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from kiwi.dataset.rows import conform, write_rows
 from kiwi.dataset.schema import Reason
 from kiwi.dataset.shards import member_address, pack_shards
 from kiwi.media import encode_video, png_bytes
+from kiwi.reports import write_report
 from kiwi.sources.procedural import render_pair
+from kiwi.tracking import silent
 from kiwi.workspace import write_json
 
 ATTEMPT = "made-up-0001"
@@ -213,7 +216,8 @@ class MadeUpRun:
         write_json(self.root / "benchmark" / "scores.json", made_up_scores(champion))
 
     def decision(self, decision: str = "promote", *, champion: bool = True) -> None:
-        write_json(self.root / "model.json", {"name": "kiwi-edit-tiny", "version": "2", "aliases": ["challenger"]})
+        alias = "champion" if decision == "promote" else "challenger"
+        write_json(self.root / "model.json", {"name": "kiwi-edit-tiny", "version": "2", "aliases": [alias]})
         lead = "Overall 3.230 leads champion version 1 (3.047) by 0.183; a lead of 0.02 was asked for."
         behind = "learning.accuracy_recolour of 0.62 is below the floor of 0.8."
         bad = decision == "hold"
@@ -227,6 +231,7 @@ class MadeUpRun:
             check("floor learning.accuracy_subject_reference", True, 0.825, 0.55),
             check("ceiling learning.accuracy_swapped_reference", True, 0.14, 0.25),
             check("floor learning.background_reference_loss_db", True, 2.9, 2.0), check("margin", True, 0.183, 0.02),
+            check("confidence", True, 0.9985, 0.95),
             *(check(f"criterion {name}", True, mine - its, -0.25) for name, (mine, its, _) in CRITERIA.items()),
         ]  # fmt: skip
         write_json(self.root / "decision.json", {
@@ -276,7 +281,15 @@ def made_up_funnel() -> list[dict[str, Any]]:
 def made_up_scores(champion: bool) -> dict[str, Any]:
     def side(place: int) -> dict[str, Any]:
         criteria = {name: figures[place] for name, figures in CRITERIA.items()}
-        return {"overall": sum(criteria.values()) / 6, "criteria": criteria}
+        return {"overall": sum(criteria.values()) / 6, "criteria": criteria, "intervals": around(criteria, 0.06)}
+
+    def apart(place: int) -> dict[str, Any]:
+        leads = {name: round(figures[0] - figures[place], 4) for name, figures in CRITERIA.items()}
+        ends = around(leads, 0.04)
+        criteria = {name: {"difference": lead, "interval": ends["criteria"][name]} for name, lead in leads.items()}
+        lead = sum(leads.values()) / 6
+        return {"samples": 240, "difference": lead, "interval": ends["overall"], "chance_better": 0.9985,
+                "criteria": criteria}  # fmt: skip
 
     keys = ("psnr_full", "psnr_edit", "copy_psnr_full", "copy_psnr_edit", "accuracy")
     stages = {}
@@ -286,6 +299,7 @@ def made_up_scores(champion: bool) -> dict[str, Any]:
             "copy_psnr_full": 16.5, "copy_psnr_edit": 9.0,
             **{f"accuracy_{kind}": figures[4] * share for kind, figures in FIGURES.items()},
         }  # fmt: skip
+    former = {"name": "kiwi-edit-tiny", "version": "1", "unmeasured": None, "scores_from": "this run"}
     return {
         "revision": "b7e1", "key": "made-up-key", "judge": "measured/1", **side(0), "overall_sample_weighted": 3.31,
         "samples": 240, "coverage": 1.0,
@@ -296,9 +310,23 @@ def made_up_scores(champion: bool) -> dict[str, Any]:
             "swapped_reference": {"kinds": ["subject_reference"], "samples": 40, "accuracy": 0.14},
             "wrong_latents": {"kinds": ["background_reference"], "samples": 40, "psnr_full": 15.0},
         },
-        "stages": stages, "baselines": {"copy_source": side(2)},
-        "champion": {"name": "kiwi-edit-tiny", "version": "1", **side(1)} if champion else None,
+        "stages": stages, "baselines": {"copy_source": side(2) | {"comparison": apart(2)}}, "failures": [],
+        "champion": former | side(1) | {"comparison": apart(1)} if champion else None,
+        "per_sample": [
+            {"id": f"{kind}-{index:03d}", "kind": kind, "group": "subject", "category": "local_change",
+             "criteria": {"identity_consistency": 3.0 + index / 4}, "overall": 3.0 + index / 4, "champion_overall": 3.1}
+            for kind in KINDS for index in range(4)
+        ],
     }  # fmt: skip
+
+
+def around(criteria: dict[str, float], reach: float) -> dict[str, Any]:
+    """Made-up intervals, as wide for the overall as for the criteria."""
+    overall = sum(criteria.values()) / len(criteria)
+    return {
+        "overall": [round(overall - reach, 4), round(overall + reach, 4)],
+        "criteria": {name: [round(mean - 2 * reach, 4), round(mean + 2 * reach, 4)] for name, mean in criteria.items()},
+    }
 
 
 @pytest.fixture
@@ -310,3 +338,26 @@ def made_up_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 @pytest.fixture(scope="session")
 def made_up() -> type[MadeUpRun]:
     return MadeUpRun
+
+
+@pytest.fixture(scope="session")
+def _whole_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made-up run with everything in it and its report, made once: encoding the clips takes longer than any test."""
+    run = MadeUpRun(tmp_path_factory.mktemp("whole") / "workspace").everything()
+    write_report(run.configuration, silent())
+    (run.root / "report" / "index.html").unlink()
+    return run.root
+
+
+@pytest.fixture
+def whole_run(_whole_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., MadeUpRun]:
+    """A copy of a whole run, whose files a test may change; takes the decision and the configuration's changes."""
+    monkeypatch.delenv("KIWI_RUN_ID", raising=False)
+
+    def copied(decision: str = "promote", **changes: Any) -> MadeUpRun:
+        shutil.copytree(_whole_workspace, tmp_path / "workspace")
+        run = MadeUpRun(tmp_path / "workspace", **changes)
+        run.decision(decision)
+        return run
+
+    return copied
