@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,17 @@ from typing import Any, Literal
 
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import UsageError
+from kiwi.tracking.server import locked
 from kiwi.workspace import Workspace, read_json, write_json
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 Kind = Literal["new", "resumed", "again"]
 CLUSTER = "kfp"
 DATASETS = "process"  # the backend of `kiwi data build`, which trains nothing
+
+
+class AtWork(UsageError):  # noqa: N818
+    """Another process holds the work folder."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,26 @@ def claim(configuration: RunConfiguration, backend: str, id: str | None = None) 
         yield attempt
 
 
-def record_end(workspace: Workspace, status: Status) -> dict[str, Any]:
-    """Closes run.json with the attempt's status and time; returns it."""
-    record: dict[str, Any] = read_json(workspace.run_record)
-    record.update(status=status, finished=time.time())
-    record["attempts"][-1].update(status=status, finished=record["finished"])
-    write_json(workspace.run_record, record)
+def record_end(workspace: Workspace, status: Status, id: str | None = None) -> dict[str, Any]:
+    """Closes the attempt `id` in run.json, the newest where None, with its status and time; returns the record.
+
+    On a cluster another attempt may have begun in the same folder meanwhile: the record as a whole stays the newest's.
+    """
+    with _record_locked(workspace):
+        record: dict[str, Any] = read_json(workspace.run_record)
+        ended = {"status": status, "finished": time.time()}
+        for attempt in record["attempts"]:
+            if attempt["id"] == (id or record["id"]):
+                attempt.update(ended)
+        if id in (None, record["id"]):
+            record.update(ended)
+        write_json(workspace.run_record, record)
     return record
+
+
+def _record_locked(workspace: Workspace) -> AbstractContextManager[None]:
+    """Held while run.json is read and written: two attempts of a cluster may end, or begin, at the same moment."""
+    return locked(workspace.root / ".record.lock")
 
 
 def close_run(configuration: RunConfiguration, state: str, *, whole: bool = True) -> None:
@@ -100,9 +118,11 @@ def close_run(configuration: RunConfiguration, state: str, *, whole: bool = True
 
 def _record_end_of_pods(configuration: RunConfiguration, status: Status) -> None:
     """On a cluster no process waits for the run's end; its exit task is the last that could write it down."""
+    from kiwi.tracking import attempt_of
+
     workspace = Workspace.of(configuration)
     if workspace.run_record.exists() and read_json(workspace.run_record)["backend"] == CLUSTER:
-        record_end(workspace, status)
+        record_end(workspace, status, attempt_of(configuration))
 
 
 def _new_id(configuration: RunConfiguration) -> str:
@@ -132,7 +152,7 @@ def _locked(root: Path) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise UsageError(
+            raise AtWork(
                 f"another run is at work in {root} (process {holder})",
                 "wait for it, stop it, or name another folder with --workdir",
             ) from None
@@ -146,7 +166,7 @@ def _check_holder(workspace: Workspace, configuration: RunConfiguration, backend
     """A folder of datasets alone (DATASETS) takes other settings too: what they share is found again."""
     root = workspace.root
     if not workspace.run_record.exists():
-        others = sorted(path.name for path in root.iterdir() if path.name != ".lock")
+        others = sorted(path.name for path in root.iterdir() if path.name not in (".lock", ".record.lock"))
         if others:
             raise UsageError(
                 f"work folder {root} is not empty and holds no run ({', '.join(others[:3])})",
@@ -174,23 +194,22 @@ def _holder_identity(configuration: RunConfiguration) -> str:
 def _record_start(attempt: Attempt, backend: str) -> None:
     workspace = attempt.workspace
     started = time.time()
-    attempts = read_json(workspace.run_record)["attempts"] if workspace.run_record.exists() else []
-    for verdict in (workspace.decision, workspace.summary):  # an earlier attempt's verdict is not this one's
-        verdict.unlink(missing_ok=True)
-    attempts.append({"id": attempt.id, "started": started, "finished": None, "status": "running"})
+    _forget_verdict(workspace, backend)
     write_json(workspace.configuration, attempt.configuration.model_dump(mode="json"))
-    write_json(
-        workspace.run_record,
-        {
-            "id": attempt.id,
-            "configuration": _holder_identity(attempt.configuration),
-            "backend": backend,
-            "started": started,
-            "finished": None,
-            "status": "running",
-            "attempts": attempts,
-        },
-    )
+    now = {"id": attempt.id, "started": started, "finished": None, "status": "running"}
+    said = {**now, "configuration": _holder_identity(attempt.configuration), "backend": backend}
+    with _record_locked(workspace):
+        attempts = read_json(workspace.run_record)["attempts"] if workspace.run_record.exists() else []
+        write_json(workspace.run_record, {**said, "attempts": [*attempts, now]})
+
+
+def _forget_verdict(workspace: Workspace, backend: str) -> None:
+    """An earlier attempt's verdict is not this one's; but on a cluster one that is still at work needs it."""
+    attempts = read_json(workspace.run_record)["attempts"] if workspace.run_record.exists() else []
+    if backend == CLUSTER and any(attempt["status"] == "running" for attempt in attempts):
+        return
+    for verdict in (workspace.decision, workspace.summary):
+        verdict.unlink(missing_ok=True)
 
 
 def _differences(old: Any, new: Any, where: str = "") -> list[str]:

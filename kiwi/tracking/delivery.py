@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiwi.configuration import RunConfiguration, canonical_json, digest
 from kiwi.tracking.records import TaskRecord, attempt_of, read_events, read_record
+from kiwi.tracking.redaction import redacted
 from kiwi.tracking.server import (
     Locked,
     TrackingUnavailable,
@@ -161,7 +162,7 @@ class _Delivery:
                 tags={**tags, "mlflow.source.name": "kiwi run"},
             )
             run_id = str(run.info.run_id)
-        said = configuration.model_dump(mode="json")
+        said = redacted(configuration.model_dump(mode="json"))  # an address may hold a password
         params = {**_flat(said), "configuration": configuration.identity()}
         _log(self.client, run_id, params=params, tags=tags)
         self.client.log_dict(run_id, said, "configuration.json")

@@ -6,19 +6,22 @@ reader in another process sees whole lines, and a killed task leaves all it had 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError, UsageError
+from kiwi.tracking.logs import Throttle, log, scope
+from kiwi.tracking.redaction import redacted
 from kiwi.workspace import Workspace, read_json
 
 PROGRESS_SECONDS = 0.2
@@ -33,6 +36,7 @@ class TaskRun:
         self.shard = shard
         self._path = path
         self._last_progress = 0.0
+        self._log_progress = Throttle()
 
     def params(self, params: Mapping[str, Any]) -> None:
         """What the task was told: values become text in MLflow."""
@@ -69,15 +73,30 @@ class TaskRun:
         """One line for people, such as "reused"."""
         self._append("note", text=text)
 
+    def sample(self, id: str, status: str, reason: str = "", detail: str = "") -> None:
+        """What became of one sample. For the log alone: the rows of the dataset keep it."""
+        if self._path is not None:
+            level = "warning" if status == "failed" else "info"
+            log("sample", level=level, sample=id, status=status, reason=reason or None, detail=detail or None)
+
     def _append(self, event: str, **said: Any) -> None:
         if self._path is None:
             return
+        if event != "artifact":  # its path must stay the file's
+            said = redacted(said)
+        self._log(event, said)
         line = json.dumps({"event": event, "time": time.time(), **said}, ensure_ascii=False, default=str) + "\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+    def _log(self, event: str, said: Mapping[str, Any]) -> None:
+        if event == "progress" and said["done"] < said["total"] and not self._log_progress.due():
+            return
+        failed = said.get("status") == "failed"
+        log(event, level="error" if failed else "info", **said)
 
 
 def silent() -> TaskRun:
@@ -98,7 +117,8 @@ def attempt_of(configuration: RunConfiguration) -> str:
 def task_run(configuration: RunConfiguration, name: str, shard: int | None = None) -> Iterator[TaskRun]:
     """Opens the record of one task and closes it as finished, or as failed with the error's first line.
 
-    Under torchrun only rank 0 records. A task that is tried again appends to the same record.
+    Under torchrun only rank 0 records. A task that is tried again appends to the same record. Every event is a line of
+    the log as well (kiwi/tracking/logs.py). The same task of another run in the same work folder is waited for.
     """
     if os.environ.get("RANK", "0") != "0":
         yield TaskRun(name, shard, None)
@@ -107,15 +127,37 @@ def task_run(configuration: RunConfiguration, name: str, shard: int | None = Non
     folder = Workspace.of(configuration).records / attempt_of(configuration)
     folder.mkdir(parents=True, exist_ok=True)
     task = TaskRun(name, shard, folder / f"{stem}.jsonl")
-    task._append("start", name=name, shard=shard, pid=os.getpid(), host=socket.gethostname())
+    # The ranks of a training work for a task that is held already, maybe on another node.
+    lock = None if "RANK" in os.environ else Workspace.of(configuration).locks / stem
+    with scope(folder.name, name, shard):
+        yield from _recorded(task, lock)
+
+
+def _recorded(task: TaskRun, lock: Path | None) -> Iterator[TaskRun]:
+    task._append("start", name=task.name, shard=task.shard, pid=os.getpid(), host=socket.gethostname())
     try:
-        yield task
+        with nullcontext() if lock is None else _alone(lock, task):
+            yield task
     except BaseException as error:
         said = str(error).strip().splitlines()
         remedy = error.remedy if isinstance(error, KiwiError) else ""
         task._append("end", status="failed", error=": ".join([type(error).__name__, *said[:1]]), remedy=remedy)
         raise
     task._append("end", status="finished", error="", remedy="")
+
+
+@contextmanager
+def _alone(lock: Path, task: TaskRun) -> Iterator[None]:
+    """One process at a time at the same task of a work folder: two runs of one configuration may be under way on a
+    cluster, and the second then finds what the first has made. The system frees the lock when its holder dies."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            task.note("waits for the same task of another run in this work folder")
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 def _checked(name: str, what: str) -> str:

@@ -133,3 +133,38 @@ def test_a_silent_task_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_recording_imports_no_mlflow() -> None:
     body = "import sys, kiwi.tracking, kiwi.registry, kiwi.lineage; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", body], check=False).returncode == 0
+
+
+def test_the_same_task_of_two_runs_is_done_by_one_at_a_time(
+    make_configuration: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = make_configuration()
+    monkeypatch.setenv("KIWI_RUN_ID", "first")
+    program = (
+        "import sys\nfrom kiwi.configuration import RunConfiguration\nfrom kiwi.tracking import task_run\n"
+        "with task_run(RunConfiguration.parse(sys.argv[1]), 'train_stage1'): print('in', flush=True)\n"
+    )
+    with task_run(configuration, "train_stage1"):
+        environment = {**os.environ, "KIWI_RUN_ID": "second", "PYTHONPATH": ":".join(sys.path)}
+        command = [sys.executable, "-c", program, configuration.canonical()]
+        other = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        while not any(record.notes for record in read_records(configuration.workdir, "second")):
+            assert other.poll() is None, "it did not wait"
+        with task_run(configuration, "score"):
+            pass  # another task is not held up
+    assert other.communicate(timeout=30)[0] == "in\n"
+    (record,) = read_records(configuration.workdir, "second")
+    assert record.notes == ["waits for the same task of another run in this work folder"]
+    assert record.status == "finished"
+
+
+def test_the_ranks_of_a_training_do_not_wait_for_the_task_that_started_them(
+    make_configuration: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = make_configuration()
+    with task_run(configuration, "train_stage1"):
+        monkeypatch.setenv("RANK", "0")
+        with task_run(configuration, "train_stage1"):
+            pass
+    (record,) = read_records(configuration.workdir, "manual")
+    assert record.status == "finished"
