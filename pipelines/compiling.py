@@ -1,7 +1,9 @@
 """Writes a pipeline as KFP YAML, for one profile, one image and one preset's stages."""
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -54,4 +56,17 @@ def compile_pipeline(
     from kfp import compiler
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(getattr(import_module(module), name), str(out))
+    with _stacks_without_source():
+        compiler.Compiler().compile(getattr(import_module(module), name), str(out))
+
+
+@contextmanager
+def _stacks_without_source() -> Iterator[None]:
+    """kfp asks inspect.stack() for its caller's name at every setting of a task. That reads the source of all frames,
+    which was most of the time of compiling for a cluster; the name is there without."""
+    whole = inspect.stack
+    inspect.stack = lambda context=0: whole(context)
+    try:
+        yield
+    finally:
+        inspect.stack = whole

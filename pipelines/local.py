@@ -1,7 +1,8 @@
-"""Runs the end-to-end pipeline with KFP's subprocess runner: `python -m pipelines.local WORKSPACE`.
+"""Runs the end-to-end pipeline on this machine: `python -m pipelines.local WORKSPACE PARENT BACKEND`.
 
 `kiwi run` starts this as a process of its own, at the head of its own process group, with its output in a log file:
-KFP's logging stays out of the terminal, and one signal to the group ends every task with all that it started.
+KFP's logging stays out of the terminal, and one signal to the group ends every task with all that it started. Tasks
+are subprocesses (BACKEND "local") or containers ("docker"), which are no members of the group and are removed.
 """
 
 import ctypes
@@ -15,18 +16,28 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kfp.local.config import LocalRunnerType
+
     from kiwi.configuration import RunConfiguration
 
 PR_SET_PDEATHSIG = 1
 SEND_SECONDS = 15.0
 
 
-def end_with_parent(parent: int) -> None:
-    """Ends this process group when the parent is gone, also when it was killed without a chance to say so."""
+def end_with_parent(parent: int, containers_of: Path | None) -> None:
+    """Ends this process group, and the containers of a work folder, when the parent is gone, also when it was killed
+    without a chance to say so."""
 
     def end_group(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
+        if containers_of is not None:
+            from pipelines.containers import EngineError, remove_containers
+
+            try:
+                remove_containers(containers_of)
+            except EngineError as error:  # the next run in this folder removes them
+                print(error, flush=True)
         os._exit(128 + signum)
 
     signal.signal(signal.SIGTERM, end_group)
@@ -36,7 +47,7 @@ def end_with_parent(parent: int) -> None:
         end_group(signal.SIGTERM, None)
 
 
-def run(workspace: Path) -> None:
+def run(workspace: Path, backend: str) -> None:
     """Runs the pipeline on the configuration that lies in the workspace. Raises RuntimeError where a task failed."""
     from kfp import local
 
@@ -49,11 +60,21 @@ def run(workspace: Path) -> None:
     threading.Thread(target=send_records, args=(configuration,), daemon=True).start()
     # KFP deletes its workspace after each run; results lie elsewhere.
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=_runner(configuration, backend),
         pipeline_root=str(workspace / "kfp"),
         workspace_root=str(workspace / "tmp" / "kfp-workspace"),
     )
     end_to_end(config=configuration.canonical())
+
+
+def _runner(configuration: "RunConfiguration", backend: str) -> "LocalRunnerType":
+    if backend == "docker":
+        from pipelines.containers import use_docker
+
+        return use_docker(configuration)
+    from kfp import local
+
+    return local.SubprocessRunner(use_venv=False)
 
 
 def send_records(configuration: "RunConfiguration") -> None:
@@ -70,9 +91,11 @@ def send_records(configuration: "RunConfiguration") -> None:
 
 def main() -> None:
     workspace = Path(sys.argv[1])
-    end_with_parent(int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid())
+    parent = int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid()
+    backend = sys.argv[3] if len(sys.argv) > 3 else "local"
+    end_with_parent(parent, workspace if backend == "docker" else None)
     try:
-        run(workspace)
+        run(workspace, backend)
     except RuntimeError as error:
         sys.exit(f"failed: {error}")
 

@@ -12,6 +12,10 @@ from kiwi.configuration import Settings
 from kiwi.errors import UsageError
 
 PROFILES = Path(__file__).resolve().parents[1] / "infra" / "profiles"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+POOL_LABEL = "kiwi.dev/pool"
+SCRATCH = "/scratch"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -54,6 +58,10 @@ class Affinity(Settings):
     values: tuple[str, ...] = ()
     weight: int | None = Field(None, ge=1, le=100)
 
+    def expression(self) -> dict[str, Any]:
+        """In Kubernetes' words."""
+        return {"key": self.key, "operator": self.operator, "values": list(self.values)}
+
 
 class Pool(Settings):
     """The nodes a task runs on and what it asks of them."""
@@ -62,7 +70,8 @@ class Pool(Settings):
     cpu_limit: Quantity | None = Field(None, description="None: no limit, so that idle cores are used")
     memory: Quantity | None = Field(None, description="asked for and limit alike: memory cannot be taken back")
     accelerator: str | None = Field(None, description="the resource's name, such as nvidia.com/gpu")
-    accelerators: int = Field(0, ge=0)
+    accelerators: int = Field(0, ge=0, description="of one node")
+    nodes: int = Field(1, ge=1, description="more than one: a TrainJob on as many nodes, for train_stage alone")
     selectors: dict[str, str] = {}
     affinity: tuple[Affinity, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
@@ -115,7 +124,8 @@ class Profile(Settings):
         prerequisites: a first task checks what the run needs; elsewhere `kiwi run` does so before it starts.
         free_gigabytes: that the work folder's volume must have free at the start.
         queue: Kueue's LocalQueue, as a label of each pod.
-        pool: of the tasks for which `tasks` names none.
+        pool: of the tasks for which `tasks` names none; also of the task that launches a TrainJob.
+        training_runtime: the namespace's TrainingRuntime (infra/k8s/base/training.yaml), for pools of several nodes.
     """
 
     name: str = "local"
@@ -133,6 +143,7 @@ class Profile(Settings):
     pipeline_root: str | None = None
     queue: str | None = None
     pool: str | None = None
+    training_runtime: str | None = None
     pools: dict[str, Pool] = {}
     tasks: dict[str, TaskSettings] = {}
     secrets: tuple[Secret, ...] = ()
@@ -196,6 +207,7 @@ def _checked(path: Path, said: Any) -> Profile:
     lacking = sorted(name for name in named if name and name not in profile.pools)
     if lacking:
         raise UsageError(f"profile {path}: no pool {lacking[0]!r}", f"pools: {', '.join(profile.pools) or 'none'}")
+    _check_nodes(path, profile)
     components = {file.parent.name for file in (Path(__file__).parents[1] / "components").glob("*/component.py")}
     mentioned = {*profile.tasks, *(name for secret in profile.secrets for name in secret.tasks)}
     strangers = sorted(mentioned - components)
@@ -204,3 +216,22 @@ def _checked(path: Path, said: Any) -> Profile:
             f"profile {path}: no component {strangers[0]!r}", f"components: {', '.join(sorted(components))}"
         )
     return profile
+
+
+def _check_nodes(path: Path, profile: Profile) -> None:
+    """A pool of several nodes is for train_stage alone, which makes a TrainJob; its launcher needs another pool."""
+    several = {name for name, pool in profile.pools.items() if pool.nodes > 1}
+    if not several:
+        return
+    if not profile.training_runtime:
+        raise UsageError(
+            f"profile {path}: pool {min(several)!r} has several nodes, and no `training_runtime:` is named",
+            "name the TrainingRuntime of infra/k8s/base/training.yaml",
+        )
+    placed = {component: task.pool for component, task in profile.tasks.items() if component != "train_stage"}
+    wrong = sorted(component for component, pool in placed.items() if pool in several)
+    if wrong or profile.pool in several:
+        raise UsageError(
+            f"profile {path}: {wrong[0] if wrong else 'pool'!r} is in a pool of several nodes",
+            "only train_stage trains on several; give the others a pool of one node",
+        )

@@ -4,7 +4,7 @@ import os
 
 from kfp import dsl
 
-from pipelines.placing import place
+from pipelines.placing import place, set_environment
 from pipelines.profile import Profile, read_profile
 
 
@@ -39,6 +39,6 @@ def shard_step(task: dsl.PipelineTask, title: str) -> dsl.PipelineTask:
     """A task inside the fan-out: where shards share one machine, they share its threads."""
     step(task, title)
     if PROFILE.shard_threads:
-        for variable in (*THREAD_VARIABLES, "OPENCV_FOR_THREADS_NUM"):
-            task.set_env_variable(variable, str(PROFILE.shard_threads))
+        names = (*THREAD_VARIABLES, "OPENCV_FOR_THREADS_NUM")
+        set_environment(task, dict.fromkeys(names, str(PROFILE.shard_threads)))
     return task

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from kiwi.configuration import RunConfiguration
     from kiwi.runs import Attempt
 
-LATER = {
-    "docker": "the docker backend comes with a later release",
-    "kfp": "the kfp backend (submission to a cluster) comes with a later release",
-}
+BACKENDS = ("local", "docker", "kfp")
 GRACE_SECONDS = 5.0
 REFRESH_SECONDS = 0.25
 
@@ -35,7 +32,9 @@ def run(
     source: Annotated[
         list[str] | None, typer.Option(metavar="NAME=LOCATION", help="A published collection (`kiwi data sources`).")
     ] = None,
-    backend: Annotated[str, typer.Option(help="local; docker and kfp come with a later release.")] = "local",
+    backend: Annotated[
+        str, typer.Option(help="local: subprocesses; docker: containers here; kfp: a cluster.")
+    ] = "local",
     workdir: Annotated[Path, typer.Option(help="The run's work folder; a second run there resumes.")] = Path(
         "runs/demo"
     ),
@@ -49,31 +48,49 @@ def run(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of one task.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
+    profile: Annotated[str, typer.Option(help="With kfp: a cluster's profile: dev, prod, or a YAML file.")] = "dev",
 ) -> None:
     """Pairs in, a dataset version, a trained and judged model, and a report to look at."""
     from kiwi.cluster.prerequisites import check
     from kiwi.runs import check_writable, claim
 
     check_backend(backend)
+    here = backend != "kfp"
+    if not here and not (workdir.is_absolute() and tracking_uri):
+        said = "a cluster's pods see neither this folder nor its tracking database"
+        raise UsageError(said, "give --workdir /work/NAME and --tracking-uri http://… as the pods see them")
     configuration = configure(
-        preset, pairs, workdir, seed, override or [], tracking_uri, threads, collections=source or ()
+        preset, pairs, workdir, seed, override or [], tracking_uri, threads, collections=source or (), here=here
     )
+    if not here:
+        from kiwi.cli.following import run_on_cluster
+
+        return run_on_cluster(configuration, profile, summary, as_json)
     check_summary(summary)
     check_writable(configuration.workdir)
     check(configuration)
+    image = _image(backend)
     try:
         with _stopped_by_signals(), claim(configuration, backend) as attempt:
-            conduct(attempt, summary, as_json)
+            conduct(attempt, summary, as_json, image)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
 def check_backend(backend: str) -> None:
-    """Raises UsageError for a backend that is unknown or not in this release."""
-    if backend in LATER:
-        raise UsageError(LATER[backend], "use --backend local; `kiwi pipeline compile` writes the YAML for a cluster")
-    if backend != "local":
-        raise UsageError(f"no backend {backend!r}", "backends: local")
+    """Raises UsageError for a backend that there is not."""
+    if backend not in BACKENDS:
+        raise UsageError(f"no backend {backend!r}", f"backends: {', '.join(BACKENDS)}")
+
+
+def _image(backend: str) -> str | None:
+    """The image that tasks run in, looked for before anything starts; None for subprocesses."""
+    if backend != "docker":
+        return None
+    from pipelines.containers import available_image
+
+    image: str = available_image()
+    return image
 
 
 def configure(
@@ -87,8 +104,10 @@ def configure(
     *,
     collections: Sequence[str] = (),
     store: str | None = None,
+    here: bool = True,
 ) -> RunConfiguration:
-    """The run's configuration; the source is looked at, so that a bad list is refused before anything starts."""
+    """The run's configuration; the source is looked at, so that a bad list is refused before anything starts. Where
+    it lies on a cluster, not `here`, the first task looks."""
     from kiwi.presets import build
 
     root = workdir.absolute()
@@ -104,9 +123,10 @@ def configure(
         threads=threads,
         overrides=overrides,
     )
-    from kiwi.sources.listing import check_source
+    if here:
+        from kiwi.sources.listing import check_source
 
-    check_source(configuration.source)
+        check_source(configuration.source)
     return configuration
 
 
@@ -121,22 +141,26 @@ def check_summary(summary: Path | None) -> None:
         raise UsageError(f"--summary {summary} cannot be written", f"{parent} is not a folder that you can write to")
 
 
-def conduct(attempt: Attempt, summary: Path | None, as_json: bool) -> None:
-    """Starts the pipeline's process, watches it to its end, and says how it ended."""
+def conduct(attempt: Attempt, summary: Path | None, as_json: bool, image: str | None = None) -> None:
+    """Starts the pipeline's process, watches it to its end, and says how it ended. With an image, tasks are
+    containers."""
     from kiwi.cli.live import watch
     from kiwi.runs import record_end
 
     workspace = attempt.workspace
     _greet(attempt)
-    process = _start(attempt)
+    _remove_containers(workspace.root, image)
+    process = _start(attempt, image)
     try:
         watch(workspace.root, attempt.id, attempt.configuration, lambda: process.poll() is not None)
     except KeyboardInterrupt:
         _end_group(process)
+        _remove_containers(workspace.root, image)
         record_end(workspace, "interrupted")
         _stop(attempt)
     finally:
         _end_group(process)
+        _remove_containers(workspace.root, image)
         shutil.rmtree(workspace.root / "tmp", ignore_errors=True)
         shutil.rmtree(workspace.root / "kfp", ignore_errors=True)
     if process.returncode != 0:
@@ -195,7 +219,15 @@ def _greet(attempt: Attempt) -> None:
     print(f"{said[attempt.kind]}  ({attempt.id})", file=sys.stderr, flush=True)
 
 
-def _start(attempt: Attempt) -> subprocess.Popen[bytes]:
+def _remove_containers(workdir: Path, image: str | None) -> None:
+    """Those of this work folder, which this run's lock makes ours: an earlier run may have been killed with all."""
+    if image is not None:
+        from pipelines.containers import remove_containers
+
+        remove_containers(workdir)
+
+
+def _start(attempt: Attempt, image: str | None) -> subprocess.Popen[bytes]:
     root = attempt.workspace.root
     log = log_file(attempt)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -210,16 +242,18 @@ def _start(attempt: Attempt) -> subprocess.Popen[bytes]:
         "POLARS_MAX_THREADS": str(threads),
         "OPENCV_FOR_THREADS_NUM": str(threads),
         "KIWI_SHARD_THREADS": str(max(1, threads // 2)),
-        "KIWI_PROFILE": "local",
+        "KIWI_PROFILE": "docker" if image else "local",
         "KIWI_RUN_ID": attempt.id,
         "TMPDIR": str(temporary),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     environment.pop("KIWI_IMAGE", None)
+    if image:
+        environment["KIWI_IMAGE"] = image
     with open(log, "wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.local", str(root), str(os.getpid())],
+            [sys.executable, "-m", "pipelines.local", str(root), str(os.getpid()), "docker" if image else "local"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

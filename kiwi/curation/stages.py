@@ -74,9 +74,20 @@ def _run_chunks(
         if len(rows) != len(positions):
             raise CurationError(f"{part}: {len(rows)} rows, planned are {len(positions)}", f"delete {part}")
         add_counts(books, counted(rows, stage))
+        _tell_failures(plan, stage, shard, chunk, rows, task)
         done += len(rows)
         task.progress(done, total, "rows", kept=(books["kept"], books["rows_in"]))
     return books
+
+
+def _tell_failures(plan: Plan, stage: str, shard: int, chunk: int, rows: list[Row], task: TaskRun) -> None:
+    """Samples that failed in this stage, by their ids, for the log."""
+    failed = [index for index, row in enumerate(rows) if row["status"] == "failed" and row["stage"] == stage]
+    if not failed:
+        return
+    ids = [row["iid"] for row in read_part(plan.part("ingest", shard, chunk), ["iid"])]
+    for index in failed:
+        task.sample(ids[index], "failed", str(rows[index]["reason"]), str(rows[index]["detail"] or ""))
 
 
 def _ingest_work(configuration: RunConfiguration, plan: Plan, shard: int) -> Callable[[int, str], None]:

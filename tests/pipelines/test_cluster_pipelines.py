@@ -17,7 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 IMAGE = "registry.example/kiwi:0123456789abcdef0123456789abcdef01234567"
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "canary-one", "HF_TOKEN": "canary-two", "MLFLOW_TRACKING_PASSWORD": "canary-three",
-           "KIWI_VLM_JUDGE_API_KEY": "canary-four", "KIWI_KFP_TOKEN": "canary-five"}  # fmt: skip
+           "KIWI_VLM_JUDGE_API_KEY": "canary-four", "KIWI_KFP_TOKEN": "canary-five",
+           "KIWI_REGISTRY_URL": "postgresql://canary-six", "KIWI_ALERT_URL": "https://canary-seven"}  # fmt: skip
 VISION, DIFFUSION = {"segment", "unique_crops", "deduplicate"}, {"synthesize", "cache_latents", "run_benchmark"}
 COMPILED = [("end_to_end", "prod"), ("retrain", "prod"), ("refvie", "prod"), ("curriculum", "prod"),
             ("evaluation", "prod"), ("end_to_end", "dev")]  # fmt: skip
@@ -131,6 +132,9 @@ def test_a_secret_is_named_where_it_is_needed_and_nowhere_else(compiled):
         ("score", "kiwi-model-services", False), ("prerequisites", "kiwi-model-services", True)
     }  # fmt: skip
     assert {name for name, _, _ in holders["HF_TOKEN"]} == VISION | DIFFUSION | {"train_stage", "prerequisites"}
+    assert holders["KIWI_ALERT_URL"] == {("finish", "kiwi-alerts", True), ("prerequisites", "kiwi-alerts", True)}
+    registry = {"register_model", "report", "decide", "promote", "hold", "finish", "prerequisites"}
+    assert {name for name, _, _ in holders["KIWI_REGISTRY_URL"]} == registry
     assert len(holders["AWS_SECRET_ACCESS_KEY"]) == len(executors(compiled["end_to_end", "prod"]))
 
 

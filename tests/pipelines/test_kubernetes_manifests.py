@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,12 +11,12 @@ import pytest
 
 from pipelines.profile import read_profile
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 SECRET_KEYS = {
     "kiwi-s3": {"access-key", "secret-key", "endpoint"}, "kiwi-mlflow-login": {"username", "password"},
     "kiwi-mlflow-admin": {"username", "password", "flask-key"},
     "kiwi-mlflow-database": {"uri", "auth-uri", "password"}, "kiwi-hugging-face": {"token"},
-    "kiwi-model-services": {"api-key"},
+    "kiwi-model-services": {"api-key"}, "kiwi-registry": {"url"},
+    "kiwi-alerts": {"url"},
 }  # fmt: skip
 CLUSTER_WIDE = {"Namespace", "StorageClass", "PriorityClass", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
 
@@ -47,6 +48,20 @@ def containers(item):
     return [*pod["containers"], *pod.get("initContainers", [])]
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_the_recorded_rendering_is_what_kubectl_renders(overlay, objects):
+    """Where kubectl is missing, the tests here look at the recorded one."""
+    if os.environ.get("KIWI_WRITE_GOLDEN"):
+        manifests.record(overlay)
+    assert manifests.recorded(overlay) == objects
+
+
+def test_a_recorded_rendering_of_other_files_is_refused(overlay, monkeypatch):
+    monkeypatch.setattr(manifests, "heading", lambda: "# of other files\n")
+    with pytest.raises(AssertionError, match="has changed since it was rendered"):
+        manifests.recorded(overlay)
+
+
 def test_every_object_fits_its_schema(objects):
     assert [said for item in objects for said in manifests.faults(item)] == []
 
@@ -59,9 +74,25 @@ def test_a_misspelt_field_a_wrong_type_and_a_missing_field_are_found(objects):
     del item["spec"]["selector"]
     queue = json.loads(json.dumps(next(iter(of(objects, "ClusterQueue").values()))))
     queue["spec"]["resourceGroups"][0]["flavors"][0]["resources"][0]["nominalQuota"] = "lots"
-    found = " ".join(manifests.faults(item) + manifests.faults(queue))
-    for word in ("imagePullPolcy: unknown field", "'two' is no int", "selector", "'lots'"):
+    runtime = json.loads(json.dumps(of(objects, "TrainingRuntime")["kiwi-training"]))
+    del runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    found = " ".join(fault for one in (item, queue, runtime) for fault in manifests.faults(one))
+    for word in ("imagePullPolcy: unknown field", "'two' is no int", "spec.selector: missing", "'lots'",
+                 "spec.containers: missing"):  # fmt: skip
         assert word in found
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("V1DeploymentSpec", {"selector", "template"}), ("V1PodSpec", {"containers"}), ("V1Container", {"name"}),
+        ("V1RoleBinding", {"roleRef"}), ("V1NetworkPolicySpec", {"podSelector"}), ("V1PolicyRule", {"verbs"}),
+        ("V1StorageClass", {"provisioner"}), ("V1PriorityClass", {"value"}), ("V1LimitRangeSpec", {"limits"}),
+        ("V1ResourceQuotaSpec", set()), ("V1HTTPGetAction", {"port"}), ("V1JobSpec", {"template"}),
+    ],
+)  # fmt: skip
+def test_required_fields_are_known_for_every_kind_of_object(kind, fields):
+    assert manifests.required(kind) == fields
 
 
 def test_everything_lies_in_the_profiles_namespace(objects, overlay):
@@ -81,13 +112,14 @@ def test_what_the_profile_names_is_there(objects, overlay):
     assert {pool.scratch_class for pool in profile.pools.values()} - {None} <= set(of(objects, "StorageClass"))
     services = of(objects, "Service")
     for name, value in profile.environment.items():
-        if name.endswith("_BASE_URL"):
+        if name.endswith(("_BASE_URL", "_PUSHGATEWAY_URL")):
             host = urlsplit(value)
             service, namespace, _ = host.hostname.split(".")
             assert namespace == profile.namespace
             assert host.port in {port["port"] for port in services[service]["spec"]["ports"]}
     for secret in profile.secrets:
         assert set(secret.keys) <= SECRET_KEYS[secret.name]
+    assert profile.training_runtime in of(objects, "TrainingRuntime")
 
 
 def test_every_pool_fits_a_flavour_and_the_quota(objects, overlay):
@@ -102,8 +134,9 @@ def test_every_pool_fits_a_flavour_and_the_quota(objects, overlay):
     assert set(quotas) == set(labels)
     for pool in profile.pools.values():
         (flavour,) = [name for name, it in labels.items() if it == pool.selectors]
-        assert int(quotas[flavour]["nvidia.com/gpu"]) >= pool.accelerators
-        assert int(quotas[flavour]["cpu"]) >= int(pool.cpu)
+        nodes = 2 if pool is profile.pools["training"] else 1  # so that `nodes: 2` is a change of one line
+        assert int(quotas[flavour]["nvidia.com/gpu"]) >= pool.accelerators * nodes
+        assert int(quotas[flavour]["cpu"]) >= int(pool.cpu) * nodes
 
 
 def test_nothing_may_talk_unless_it_is_listed(objects):
@@ -116,6 +149,49 @@ def test_nothing_may_talk_unless_it_is_listed(objects):
                 if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0":
                     assert "169.254.169.254/32" in peer["ipBlock"]["except"], "no cloud metadata"
                     assert rule["ports"]
+
+
+def ports_to(policy, **labels):
+    """The TCP ports on which a policy lets its pods reach pods with those labels, or the world (no labels)."""
+    peer = {"podSelector": {"matchLabels": labels}} if labels else None
+    return {
+        port["port"]
+        for rule in policy["spec"]["egress"]
+        if (peer in rule["to"] if peer else any("ipBlock" in it for it in rule["to"]))
+        for port in rule.get("ports", [{"port": "any"}])
+    }
+
+
+def test_tasks_and_training_nodes_reach_what_they_need_and_no_more(objects):
+    policies = of(objects, "NetworkPolicy")
+    tasks, nodes = policies["tasks"], policies["training-nodes"]
+    assert ports_to(tasks) == {443, 5432, 6443}
+    assert ports_to(tasks, **{"app.kubernetes.io/component": "model-service"}) == {8000}
+    training = {"app.kubernetes.io/component": "training"}
+    assert ports_to(nodes, **training) == {"any"}, "rendezvous and NCCL choose their ports"
+    assert ports_to(nodes) == {443}, "no Kubernetes API and no database"
+    assert nodes["spec"]["ingress"] == [{"from": [{"podSelector": {"matchLabels": training}}]}]
+    (job,) = of(objects, "TrainingRuntime")["kiwi-training"]["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]
+    assert training.items() <= pod["metadata"]["labels"].items()
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    for policy in (policies["mlflow"], policies.get("postgres", policies["mlflow"])):
+        sources = [peer["podSelector"] for rule in policy["spec"]["ingress"] for peer in rule["from"]
+                   if "podSelector" in peer]  # fmt: skip
+        assert {"matchLabels": {"pipelines.kubeflow.org/v2_component": "true"}} in sources
+
+
+def test_the_tasks_account_may_do_what_launching_and_cleaning_up_take(objects):
+    rules = of(objects, "Role")["kiwi-pipelines"]["rules"]
+    may = {(group, kind): set() for rule in rules for group in rule["apiGroups"] for kind in rule["resources"]}
+    for rule in rules:
+        for group in rule["apiGroups"]:
+            for kind in rule["resources"]:
+                may[group, kind] |= set(rule["verbs"])
+    assert may["trainer.kubeflow.org", "trainjobs"] == {"create", "get", "list", "delete"}
+    assert may["trainer.kubeflow.org", "trainingruntimes"] == {"get"}
+    assert may["", "pods"] == {"get", "list", "patch"}
+    assert may["", "pods/log"] == {"get"}
 
 
 def test_roles_name_what_they_allow(objects):

@@ -12,14 +12,14 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 HEADER = "src_video,tgt_video,prompt\n"
 
 
-def kiwi(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def kiwi(*arguments: str, cwd: Path, image: str = "") -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("KIWI_", "MLFLOW_"))}
     return subprocess.run(
         [sys.executable, "-m", "kiwi", *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**kept, "PYTHONPATH": str(REPOSITORY)},
+        env={**kept, "PYTHONPATH": str(REPOSITORY), "KIWI_IMAGE": image},
         timeout=60,
     )
 
@@ -37,10 +37,26 @@ def test_an_unknown_preset_lists_the_known_ones(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("backend", "said"), [("docker", "later release"), ("kfp", "later release"), ("x", "'x'")])
-def test_a_backend_that_is_not_there_says_so(tmp_path, backend, said):
-    check_refused(kiwi("run", "--backend", backend, cwd=tmp_path), said)
+def test_a_backend_that_is_not_there_says_so(tmp_path):
+    check_refused(kiwi("run", "--backend", "x", cwd=tmp_path), "no backend 'x'", "local, docker, kfp")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_on_a_cluster_without_paths_that_pods_see_is_refused(tmp_path):
+    check_refused(kiwi("run", "--backend", "kfp", cwd=tmp_path), "--workdir /work/NAME", "--tracking-uri")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_on_a_cluster_that_is_not_named_is_refused(tmp_path):
+    where = ("--workdir", "/work/demo", "--tracking-uri", "http://mlflow.kiwi.svc:5000")
+    check_refused(kiwi("run", "--backend", "kfp", *where, cwd=tmp_path), "KIWI_KFP_HOST")
+
+
+def test_an_image_that_can_move_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")  # no engine that could know its digest
+    done = kiwi("run", "--backend", "docker", cwd=tmp_path, image="kiwi-cpu:latest")
+    check_refused(done, "kiwi-cpu:latest", "can move")
+    assert not (tmp_path / "runs" / "demo" / "run.json").exists()
 
 
 @pytest.mark.parametrize(

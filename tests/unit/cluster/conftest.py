@@ -1,4 +1,4 @@
-"""The fake pipelines server, and a cluster's door to it that does not wait."""
+"""The fakes of the pipelines server and of the Kubernetes API, and doors to them that do not wait."""
 
 from __future__ import annotations
 
@@ -9,23 +9,35 @@ from pathlib import Path
 import pytest
 
 from kiwi.cluster.api import Address, Cluster
+from kiwi.cluster.kubernetes import Kubernetes
 
 
-def _fake_kfp():
-    place = Path(__file__).with_name("fake_kfp.py")
-    spec = importlib.util.spec_from_file_location("fake_kfp", place)
+def _module(name):
+    place = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, place)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["fake_kfp"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
 def fake():
-    with _fake_kfp().serving() as server:
+    with _module("fake_kfp").serving() as server:
         yield server
 
 
 @pytest.fixture
 def cluster(fake):
     return Cluster(Address(fake.url, token="the-token"), "kiwi", pause=lambda seconds: None)
+
+
+@pytest.fixture
+def fake_kubernetes():
+    with _module("fake_kubernetes").serving() as server:
+        yield server
+
+
+@pytest.fixture
+def kubernetes(fake_kubernetes):
+    return Kubernetes(fake_kubernetes.url, "kiwi", "the-token", pause=lambda seconds: None)

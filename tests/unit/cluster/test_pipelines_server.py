@@ -76,6 +76,24 @@ def test_an_experiment_is_found_on_a_later_page_and_not_made_twice(cluster, fake
     assert fake.changes() == []
 
 
+def test_of_two_who_make_the_same_experiment_at_once_both_get_it(cluster, fake, configuration):
+    answer = fake.answer
+
+    def too_late(method, path, *more):
+        """The server's answer to the second of two creations that crossed."""
+        if method == "POST" and path.endswith("/experiments"):
+            fake.experiments["theirs"] = {"experiment_id": "theirs", "display_name": configuration.experiment}
+            return 409, {"message": "already exists"}
+        return answer(method, path, *more)
+
+    fake.answer = too_late
+    assert cluster.experiment(configuration.experiment) == "theirs"
+    fake.experiments.clear()
+    fake.answer = lambda method, path, *more: (409, {}) if method == "POST" else answer(method, path, *more)
+    with pytest.raises(api.Conflict):
+        cluster.experiment(configuration.experiment)
+
+
 def test_silence_is_a_server_that_does_not_answer():
     nobody = api.Cluster(api.Address("http://127.0.0.1:9"), "kiwi", pause=lambda seconds: None)
     with pytest.raises(api.ClusterUnavailable, match="does not answer"):

@@ -155,6 +155,40 @@ def test_a_quota_below_one_task_and_a_queue_that_is_not_there_are_noticed(config
     assert said(configuration, Needs(accelerators={"nvidia.com/gpu": 4})) == []
 
 
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [
+        ("postgresql://kiwi:hidden-six@127.0.0.1:9/kiwi", "127.0.0.1"),
+        ("mysql://kiwi:hidden-six@host/kiwi", "postgresql://"),
+        ("sqlite:////dev/null/registry.db", "/dev/null"),
+    ],
+    ids=["away", "another kind", "a file for a folder"],
+)
+def test_a_registry_that_cannot_be_used_is_noticed_before_hours_of_training(configuration, monkeypatch, url, word):
+    monkeypatch.setenv("KIWI_REGISTRY_URL", url)
+    (problem,) = said(configuration)
+    assert word in problem
+    assert "hidden-six" not in problem
+
+
+def test_a_registry_that_answers_is_no_problem(configuration, monkeypatch, tmp_path):
+    monkeypatch.setenv("KIWI_REGISTRY_URL", f"sqlite:///{tmp_path}/registry.db")
+    assert said(configuration) == []
+
+
+def test_a_runtime_for_several_nodes_that_is_not_there_is_noticed(configuration, service, monkeypatch):
+    monkeypatch.setattr(prerequisites, "inside_cluster", lambda: True)
+    monkeypatch.setattr(Kubernetes, "inside", classmethod(lambda cls: Kubernetes(service.url, "kiwi", "hidden-five")))
+    service.answers["/api/v1/namespaces/kiwi/resourcequotas"] = (200, {"items": []})
+    needs = Needs(training_runtime="kiwi-training", namespace="kiwi")
+    (problem,) = said(configuration, needs)
+    assert "no TrainingRuntime 'kiwi-training'" in problem
+    assert "`nodes: 1`" in problem
+    path = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/kiwi/trainingruntimes/kiwi-training"
+    service.answers[path] = (200, {"metadata": {"name": "kiwi-training"}})
+    assert said(configuration, needs) == []
+
+
 def test_an_account_that_may_not_look_says_so(service):
     service.answers["/x"] = (403, {})
     with pytest.raises(KubernetesError, match="may not read /x"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from kiwi.cluster.api import NotAllowed
+from kiwi.cluster.api import ClusterError, NotAllowed
 from kiwi.cluster.cron import check_cron
 from kiwi.cluster.schedules import Desired, apply, configuration_of, differences, read_schedules
 from kiwi.cluster.submitting import Place
@@ -150,3 +150,54 @@ def test_the_fake_refuses_what_the_api_does_not_know(cluster, fake):
     status, said = fake.answer("POST", "/apis/v2beta1/recurringruns", {}, {"display_name": "x", "crom": 1})
     assert status == 400
     assert "crom: unknown field" in said["message"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([ENTRY, {**ENTRY, "name": "weekly", "cron": "0 61 2 * * *"}], "'61' is no minute"),
+        ([ENTRY, {**ENTRY, "name": "weekly", "pipeline": "retrian"}], "no pipeline 'retrian'"),
+        ([ENTRY, ENTRY], "is there twice"),
+        ([ENTRY, {**ENTRY, "name": "weekly", "profile": "prd"}], "no profile 'prd'"),
+        ([ENTRY, {**ENTRY, "name": "weekly", "profile": "local"}], "names no namespace"),
+        ([ENTRY, {**ENTRY, "name": "weekly", "preset": "huge"}], "huge"),
+        ([ENTRY, {**ENTRY, "name": "weekly", "set": {"curation.shrads": 3}}], "shrads"),
+        ([{**ENTRY, "image": "x"}], "image"),
+    ],
+    ids=["cron line", "pipeline", "duplicate", "profile", "no cluster's profile", "preset", "setting", "unknown key"],
+)
+def test_the_command_refuses_a_faulty_file_before_it_asks_the_cluster_for_anything(
+    fake, tmp_path, monkeypatch, entries, said
+):
+    from typer.testing import CliRunner
+
+    from kiwi.cli import app
+    from kiwi.cluster import submitting
+
+    monkeypatch.setattr(submitting, "compiled", lambda *said: SPEC)  # takes seconds, and is none of these faults
+    file = write(tmp_path / "schedules.yaml", *entries)
+    arguments = ["schedule", "apply", "--file", str(file), "--host", fake.url, "--image", "kiwi:0123456"]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, UsageError), done.output
+    assert said in str(done.exception)
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500])
+def test_an_apply_that_the_cluster_refuses_says_so_and_the_next_one_completes_it(cluster, fake, tmp_path, status):
+    wanted = desired(tmp_path, ENTRY, {**ENTRY, "name": "weekly"})
+    answer, made = fake.answer, []
+
+    def refusing(method, path, *more):
+        if method == "POST" and path.endswith("/recurringruns"):
+            made.append(path)
+            if len(made) > 1:
+                return status, {"message": "not now"}
+        return answer(method, path, *more)
+
+    fake.answer = refusing
+    with pytest.raises(ClusterError) as caught:
+        reconcile(cluster, wanted)
+    assert (caught.value.status, "not now" in str(caught.value)) == (status, True)
+    fake.answer = answer
+    assert reconcile(cluster, wanted) == [("keep", "nightly"), ("create", "weekly")]

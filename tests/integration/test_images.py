@@ -1,0 +1,67 @@
+"""The images as `make images` left them on this machine: who they run as, what they may write, what is well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+LOCKED = ["--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+LOCKED += ["--network", "none"]
+SECRET = re.compile(r"(?i)password|secret|token|credential|BEGIN [A-Z ]*PRIVATE KEY|https?://[^\s/]+:[^\s/]+@")
+
+
+def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module", params=["client", "cpu", "gpu"])
+def image(request) -> str:
+    if shutil.which("docker") is None or docker("info").returncode:
+        pytest.skip("no Docker engine answers here")
+    from components.image import source_tag
+
+    tag = os.environ["KIWI_IMAGE"].rpartition(":")[2] if os.environ.get("KIWI_IMAGE") else source_tag()
+    name = f"kiwi-{request.param}:{tag}"
+    if docker("image", "inspect", name).returncode:
+        pytest.skip(f"the engine has no image of this checkout ({name}): make images")
+    return name
+
+
+def run(image: str, *command: str) -> subprocess.CompletedProcess[str]:
+    return docker("run", *LOCKED, image, *command)
+
+
+def test_kiwi_doctor_finds_the_image_well(image):
+    said = run(image, "kiwi", "doctor", "--json")
+    assert said.returncode == 0, said.stdout
+    assert json.loads(said.stdout)["ok"]
+
+
+def test_an_image_runs_as_a_numbered_user_that_may_write_nothing_of_it(image):
+    assert run(image, "id", "-u").stdout.strip() == "1000"
+    assert "Read-only file system" in run(image, "touch", "/app/kiwi/new.py").stderr
+    # and where the root file system is not read-only, by the files' owners
+    written = docker("run", "--rm", "--network", "none", image, "sh", "-c", "touch /app/new || touch /opt/kiwi/new")
+    assert written.returncode != 0
+
+
+def test_torch_is_where_it_belongs(image):
+    there = run(image, "python3", "-c", "import torch, torchvision").returncode == 0
+    assert there == (not image.startswith("kiwi-client"))
+
+
+def test_no_secret_stands_in_the_settings_or_the_history_of_an_image(image):
+    (seen,) = json.loads(docker("image", "inspect", image).stdout)
+    said = "\n".join([*seen["Config"]["Env"], json.dumps(seen["Config"]["Labels"])])
+    said += docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).stdout
+    assert not SECRET.search(said)
+
+
+def test_the_image_says_which_sources_it_was_made_of(image):
+    (seen,) = json.loads(docker("image", "inspect", image).stdout)
+    assert seen["Config"]["Labels"]["org.opencontainers.image.revision"] == image.rpartition(":")[2]
