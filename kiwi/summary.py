@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from kiwi.workspace import Workspace, read_json, write_json
 
 VERSION = ("version", "revision")
 COUNTS = ("pairs", "quadruplets", "rejected", "failed")
-PEOPLE = re.compile(r"has (\d+ of \d+ approvals.*)")  # what the registry says of a version that too few approved
-UNDONE = "was rolled back"
 STAGE = ("name", "steps", "loss_first", "loss_last", "samples_per_second", "seconds")
 
 
@@ -37,26 +34,20 @@ def waits(
     configuration: RunConfiguration,
     decision: Mapping[str, Any] | None,
     model: Mapping[str, Any] | None,
-    promotion_notes: Sequence[str],
 ) -> Waiting | None:
-    """What a model waits for that passed the gate and was left a challenger; None for every other model.
-
-    Args:
-        promotion_notes: what the task `promote` noted, in order.
-    """
+    """What a model waits for that passed the gate and was left a challenger; None for every other model."""
     if not decision or decision.get("decision") != "promote" or not model or not model.get("version"):
         return None
-    if "champion" in (model.get("aliases") or ()) or not promotion_notes:
+    said = model.get("waits")
+    if "champion" in (model.get("aliases") or ()) or not said:
         return None
-    why, version = promotion_notes[-1], str(model["version"])
+    cause, why, version = str(said["for"]), str(said["why"]), str(model["version"])
     where = f"--workdir {shlex.quote(configuration.workspace)}"
     promote = ("promote", f"kiwi model promote {version} {where}")
-    if people := PEOPLE.search(why):
+    if cause == "approvals":
         approve = ("approve", f"kiwi model approve {version} --as NAME {where}")
-        return Waiting("approvals", people[1] + _approvers(configuration), (approve, promote))
-    if UNDONE in why:
-        return Waiting("rolled back", why, (("promote", f"{promote[1]} --force --reason TEXT"),))
-    return None
+        return Waiting(cause, why + _approvers(configuration), (approve, promote))
+    return Waiting(cause, why, (("promote", f"{promote[1]} --force --reason TEXT"),))
 
 
 def _approvers(configuration: RunConfiguration) -> str:
@@ -85,7 +76,7 @@ def summarise(configuration: RunConfiguration) -> dict[str, Any]:
     scores = _result(root / "benchmark" / "scores.json")
     model = _result(root / "model.json")
     decision = _result(workspace.decision)
-    waiting = waits(configuration, decision, model, _promotion_notes(workspace, str(run["id"])))
+    waiting = waits(configuration, decision, model)
     return {
         "run": {
             "id": run["id"],
@@ -138,14 +129,6 @@ def _comparison(scores: Mapping[str, Any], decision: Mapping[str, Any]) -> dict[
     return {"with": decision["compared_with"], "version": champion, "overall": (other or {}).get("overall")} | {
         name: known.get(name) for name in names
     }
-
-
-def _promotion_notes(workspace: Workspace, attempt: str) -> list[str]:
-    from kiwi.tracking import read_records
-
-    return [
-        note for record in read_records(workspace.root, attempt) if record.name == "promote" for note in record.notes
-    ]
 
 
 def _samples(scores: dict[str, Any]) -> int:

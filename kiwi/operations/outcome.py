@@ -61,8 +61,7 @@ class Outcome:
     @property
     def waits_for(self) -> str:
         """What a waiting candidate waits for, as the promotion said it."""
-        notes = [note for task in self.tasks if task.name == "promote" for note in task.notes]
-        return notes[-1] if notes else "approval"
+        return str((self.model.get("waits") or {}).get("why", "approval"))
 
 
 def outcome_of(configuration: RunConfiguration, status: Status) -> Outcome:

@@ -191,7 +191,7 @@ def promote_candidate(configuration: RunConfiguration, task: TaskRun) -> dict[st
     """Carries out a decision to promote. Where another champion came in between, the gate decides anew against it.
 
     Returns {"name", "version", "aliases", "decision"}; model.json and decision.json then say what happened. A version
-    that people have to approve, or that was rolled back since, stays where it is: "waits" says for what.
+    that people have to approve, or that was rolled back since, stays where it is: "waits" says for what and why.
     """
     workspace = Workspace.of(configuration)
     model = _result(workspace.root / "model.json", "registered model")
@@ -219,7 +219,8 @@ def promote_candidate(configuration: RunConfiguration, task: TaskRun) -> dict[st
             continue
         except (NotApproved, RolledBack) as error:
             task.note(error.message)
-            return {**hold_candidate(configuration, task), "decision": "promote", "waits": error.message}
+            waits = {"for": "approvals" if isinstance(error, NotApproved) else "rolled back", "why": error.message}
+            return {**_left(configuration, task, waits), "decision": "promote"}
         task.tags({"model.aliases": ",".join(version.aliases)})
         return {**_write_model(configuration, version, str(model["checkpoint"])), "decision": "promote"}
     raise RegistryError(f"{name}: the champion changed 20 times while promoting", "promote later: `kiwi model promote`")
@@ -227,14 +228,21 @@ def promote_candidate(configuration: RunConfiguration, task: TaskRun) -> dict[st
 
 def hold_candidate(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
     """Leaves the candidate a challenger; the gate's reasons are on it. Returns as promote_candidate does."""
+    return {**_left(configuration, task, None), "decision": "hold"}
+
+
+def _left(configuration: RunConfiguration, task: TaskRun, waits: dict[str, str] | None) -> dict[str, Any]:
+    """The candidate as it is; `waits` is {"for", "why"} of one that the gate let through."""
     model = _result(Workspace.of(configuration).root / "model.json", "registered model")
     version = show(tracking_uri(configuration), str(model["name"]), str(model["version"]))
     task.tags({"model.aliases": ",".join(version.aliases)})
-    return {**_write_model(configuration, version, str(model["checkpoint"])), "decision": "hold"}
+    return _write_model(configuration, version, str(model["checkpoint"]), waits)
 
 
-def _write_model(configuration: RunConfiguration, version: ModelVersion, key: str) -> dict[str, Any]:
-    said = {
+def _write_model(
+    configuration: RunConfiguration, version: ModelVersion, key: str, waits: dict[str, str] | None = None
+) -> dict[str, Any]:
+    said: dict[str, Any] = {
         "name": version.name,
         "version": version.version,
         "aliases": list(version.aliases),
@@ -242,6 +250,7 @@ def _write_model(configuration: RunConfiguration, version: ModelVersion, key: st
         "checkpoint": key,
         "source": version.source,
         "tracking_uri": tracking_uri(configuration),
+        "waits": waits,
     }
     write_json(Workspace.of(configuration).root / "model.json", said)
     return said

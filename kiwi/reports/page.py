@@ -215,8 +215,7 @@ def _dataset_page(found: Findings, media: MediaFolder) -> tuple[str, list[galler
 
 
 def _waiting(found: Findings) -> Waiting | None:
-    promotion = found.record("promote")
-    return waits(found.configuration, found.decision, found.model, promotion.notes if promotion else ())
+    return waits(found.configuration, found.decision, found.model)
 
 
 def _failures(found: Findings) -> tuple[Failure, ...]:

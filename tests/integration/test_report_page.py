@@ -57,8 +57,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ.pop("KIWI_RUN_ID", None)
     gate = GateSettings(approvals=2, approvers=("Ada", ATTACK))
     run = MadeUpRun(tmp_path_factory.mktemp("report") / "workspace", gate=gate).everything()
-    run.task("promote", 400, 1, note="kiwi-edit-tiny version 2 has 1 of 2 approvals (Ada)")
-    write_json(run.root / "model.json", {"name": "kiwi-edit-tiny", "version": "2", "aliases": ["challenger"]})
+    waits = {"for": "approvals", "why": "kiwi-edit-tiny version 2 has 1 of 2 approvals (Ada)"}
+    model = {"name": "kiwi-edit-tiny", "version": "2", "aliases": ["challenger"], "waits": waits}
+    write_json(run.root / "model.json", model)
     edits = read_json(run.root / "benchmark" / "edits.json")
     for place, sample in enumerate(edits["samples"]):
         sample["prompt"] = (ATTACK, LONG, sample["prompt"])[place % 3]

@@ -13,7 +13,7 @@ from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError
 from kiwi.operations import announce, webhook
 from kiwi.tracking import task_run
-from kiwi.workspace import Workspace, write_json
+from kiwi.workspace import Workspace, read_json, write_json
 
 Make = Callable[..., RunConfiguration]
 DECIDED = {
@@ -104,7 +104,10 @@ def test_a_model_that_waits_for_approvals_is_not_called_promoted(
 ) -> None:
     monkeypatch.setenv("KIWI_ALERT_URL", receiver.url)
     decided(run, "promote", ["challenger"])
-    did(run, "promote", note="kiwi-edit-tiny version 4 has 0 of 2 approvals")
+    model = read_json(run.workdir / "model.json")
+    waits = {"for": "approvals", "why": "kiwi-edit-tiny version 4 has 0 of 2 approvals"}
+    write_json(run.workdir / "model.json", model | {"waits": waits})
+    did(run, "promote")
     announce(run, "finished")
     (body,) = receiver.bodies
     assert body["event"] == "gate.held"

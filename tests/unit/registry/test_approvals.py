@@ -118,7 +118,8 @@ def test_a_pipeline_leaves_a_candidate_that_needs_approvals_a_challenger_and_say
     assert decide(configuration, silent()) == "promote"
     said = promote_candidate(configuration, silent())
     assert (said["decision"], said["aliases"]) == ("promote", ["challenger"])
-    assert "0 of 2 approvals" in said["waits"]
+    assert said["waits"]["for"] == "approvals"
+    assert "0 of 2 approvals" in said["waits"]["why"]
 
 
 def test_fewer_approvers_than_approvals_are_refused_before_anything_is_trained() -> None:

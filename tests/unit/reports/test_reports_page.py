@@ -371,8 +371,8 @@ def test_a_champion_that_could_not_be_measured_is_said_and_not_left_blank(whole_
 
 def test_a_model_that_waits_for_approvals_is_not_called_promoted(whole_run: Make) -> None:
     run = whole_run("promote", gate=GateSettings(approvals=2, approvers=("Ada", "Grace", "Linus")))
-    change(run.root / "model.json", aliases=["challenger"])
-    run.task("promote", 400, 1, note="kiwi-edit-tiny version 2 has 1 of 2 approvals (Ada)")
+    waits = {"for": "approvals", "why": "kiwi-edit-tiny version 2 has 1 of 2 approvals (Ada)"}
+    change(run.root / "model.json", aliases=["challenger"], waits=waits)
     page = read(write_report(run.configuration, silent()))
     assert "Waits for approvals" in page.words
     assert "Promoted" not in page.words

@@ -23,19 +23,17 @@ DOCUMENTED = {
 
 @pytest.fixture
 def ended(whole_run: Make) -> Make:
-    """A made-up run that has ended: `aliases` of its model, `notes` of its promotion, values of its scores."""
+    """A made-up run that has ended: `aliases` of its model and what it waits for, values of its scores."""
 
-    def made(aliases: str = "champion", note: str = "", scores: dict[str, Any] | None = None, **changes: Any) -> Any:
+    def made(aliases: str = "champion", waits: Any = None, scores: dict[str, Any] | None = None, **changes: Any) -> Any:
         run = whole_run("promote", **changes)
         clock = {"started": run.clock, "finished": run.clock + 400}
         write_json(run.root / "run.json", {"id": "made-up-0001", "backend": "local", **clock})
         published = read_json(run.root / "dataset.json")
         write_json(run.root / "dataset.json", published | {"path": str(run.root / "data" / "dataset")})
-        write_json(run.root / "model.json", read_json(run.root / "model.json") | {"aliases": [aliases]})
+        write_json(run.root / "model.json", read_json(run.root / "model.json") | {"aliases": [aliases], "waits": waits})
         path = run.root / "benchmark" / "scores.json"
         write_json(path, read_json(path) | (scores or {}))
-        if note:
-            run.task("promote", 400, 1, note=note)
         return run
 
     return made
@@ -67,7 +65,8 @@ def test_a_promoted_model_is_said_with_intervals_and_the_chance(ended: Make, cap
 
 def test_a_model_that_waits_for_approvals_says_so_and_how_to_give_them(ended: Make, capsys: Any) -> None:
     gate = GateSettings(approvals=2, approvers=("Ada", "Grace"))
-    run = ended("challenger", "kiwi-edit-tiny version 2 has 0 of 2 approvals", gate=gate)
+    waiting = {"for": "approvals", "why": "kiwi-edit-tiny version 2 has 0 of 2 approvals"}
+    run = ended("challenger", waiting, gate=gate)
     said = verdict(run, capsys)
     assert "waits for approvals: kiwi-edit-tiny version 2 passed the gate" in said
     assert "0 of 2 approvals; may approve: Ada, Grace" in said
@@ -79,7 +78,8 @@ def test_a_model_that_waits_for_approvals_says_so_and_how_to_give_them(ended: Ma
 
 
 def test_a_model_that_was_rolled_back_meanwhile_is_not_called_promoted(ended: Make, capsys: Any) -> None:
-    said = verdict(ended("challenger", "kiwi-edit-tiny version 2 was rolled back by ada on 2026-01-01"), capsys)
+    waiting = {"for": "rolled back", "why": "kiwi-edit-tiny version 2 was rolled back by ada on 2026-01-01"}
+    said = verdict(ended("challenger", waiting), capsys)
     assert "not promoted: kiwi-edit-tiny version 2 passed the gate" in said
     assert "--force --reason TEXT" in said
 
