@@ -110,12 +110,13 @@ def batch_of(model: KiwiEditModel, case: Case, device: torch.device) -> Batch:
 
 def seen_grids(model: KiwiEditModel, case: Case) -> tuple[VisionGrid, VisionGrid | None]:
     """What the language model is shown of the clip and of the reference."""
-    seen = model.vision.clip(clip(case), "reference" if case.reference else "video")
+    pixels = np.zeros((case.frames, case.height, case.width, 3), np.uint8)  # grids depend on sizes alone
+    seen = model.vision.clip(pixels, "reference" if case.reference else "video")
     _, grid = patches(torch.from_numpy(seen[None, :, :28, :28]))
     grid = VisionGrid(grid.frames, seen.shape[1] // 14, seen.shape[2] // 14)
     if not case.reference:
         return grid, None
-    image = model.vision.reference(clip(case)[0])
+    image = model.vision.reference(pixels[0])
     return grid, VisionGrid(1, image.shape[0] // 14, image.shape[1] // 14)
 
 
@@ -196,8 +197,24 @@ def products_counted(module: nn.Module) -> Iterator[list[float]]:
 
 def forward_operations(model: KiwiEditModel, case: Case) -> float:
     """Of one forward pass of the transformer's blocks, from its shapes."""
+    return sum(_block_operations(model, case))
+
+
+def recomputed_operations(model: KiwiEditModel, case: Case, forward: float, policy: str) -> float:
+    """What the backward pass computes again of a forward pass of `forward` operations, by `trainer.recompute`.
+
+    With any policy the language model's layers are computed again: they are what is not the transformer's blocks, but
+    for the embeddings, which are a percent of it.
+    """
+    products, attention = _block_operations(model, case)
+    kept = {"none": forward, "selective": products + attention, "attention": attention, "full": 0.0}
+    return forward - kept[policy]
+
+
+def _block_operations(model: KiwiEditModel, case: Case) -> tuple[float, float]:
+    """(of weights, of attention) in one forward pass of all blocks."""
     config = model.transformer.config
-    width, tokens, context = config.num_attention_heads * config.attention_head_dim, case.tokens(model), 0
+    width, tokens = config.num_attention_heads * config.attention_head_dim, case.tokens(model)
     context = context_tokens(model, case)
     products = 2 * tokens * (6 * width**2 + 2 * width * config.ffn_dim) + 2 * context * 2 * width**2
-    return float(config.num_layers * (products + 4 * tokens * (tokens + context) * width))
+    return float(config.num_layers * products), float(config.num_layers * 4 * tokens * (tokens + context) * width)

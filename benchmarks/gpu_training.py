@@ -8,7 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from gpu_cases import CASES, Case, editor, emptied, figures, forward_operations, milliseconds, peak_gb, precision
+from gpu_cases import (
+    CASES,
+    Case,
+    editor,
+    emptied,
+    figures,
+    milliseconds,
+    peak_gb,
+    precision,
+    recomputed_operations,
+)
 from gpu_correctness import data
 
 from kiwi.configuration import StageSettings, TrainerSettings
@@ -91,7 +101,7 @@ def row(size: str, case: Case, lever: Lever, device: torch.device, floor: float,
     alone = statistics.median(milliseconds(passes, device, min(rounds, 3)))
     whole = statistics.median(times)
     rate = counted.total / whole / 1e9
-    again = forward_operations(model, case) if lever.recompute == "full" else 0.0
+    again = recomputed_operations(model, case, counted.forward, lever.recompute)
     return {
         "section": "training", "case": case.name, "lever": lever.name, "ms": round(whole, 1),
         "ms_all": [round(each, 1) for each in times], "forward_backward_ms": round(alone, 1),

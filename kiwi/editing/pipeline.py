@@ -125,6 +125,9 @@ class KiwiEditPipeline:
         self.model = model.eval()
         self.frames = model.defaults.frames if frames is None else frames
         self.side = model.defaults.size if side is None else side
+        for name, value, least in (("frames", self.frames, 1), ("side", self.side, 1), ("overlap", overlap or 0, 0)):
+            if value < least:
+                raise EditError(f"the pipeline's {name} is {value}", f"give {least} or more")
         self.overlap = min(model.defaults.overlap if overlap is None else overlap, self.frames - 1)
         self.placement = placement or Placement()
         if self.placement != Placement():

@@ -127,7 +127,7 @@ class TransformCodec:
 
     def to(self, *place: Any) -> TransformCodec:
         """See LatentCodec. A precision is passed over: the codec computes in float32, which costs it little."""
-        device = torch.empty(0).to(*place).device
+        device = torch.empty(0, device=self._first.rows.device).to(*place).device
         self._first, self._later = self._first.on(device), self._later.on(device)
         return self
 

@@ -4,6 +4,9 @@ Importing one transformer of diffusers imports all of its transformers and sched
 optimisation, and torch's compiler: a third of the time from the start of a process to its first step
 (benchmarks/training.py compares both in one run). While `light_imports` lasts, stand-ins take their places. One that
 is asked for anything but what importing needs gives way to the real module, and all are gone when the block ends.
+
+Functions that a library marks for the compiler while its stand-in is there stay unmarked: whoever compiles an editor
+later sets KIWI_LIGHT_IMPORTS=0, and nothing is put off.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -28,8 +33,10 @@ CALLED_LATER = {
     "scipy.stats": (),
     "scipy.integrate": (),
 }
+SWITCH = "KIWI_LIGHT_IMPORTS"
 TRANSFORMERS = "diffusers.models.transformers"  # a package that imports all of its modules
 WAN = "transformer_wan"
+_TABLE = threading.RLock()  # stand-ins leave sys.modules one at a time; nothing is imported under it
 
 
 class StandIn(ModuleType):
@@ -80,6 +87,9 @@ def light_imports(*, compiler: bool = True) -> Iterator[None]:
     Args:
         compiler: put off torch's compiler too; not where something is to be compiled in the block.
     """
+    if switched_off():
+        yield
+        return
     names = [name for name in CALLED_LATER if not name.startswith(COMPILER)]
     put = [_stand_in(name) for name in names if name not in sys.modules]
     if compiler and COMPILER not in sys.modules:
@@ -95,9 +105,14 @@ def light_imports(*, compiler: bool = True) -> Iterator[None]:
             _drop(module)
 
 
+def switched_off() -> bool:
+    """Whether KIWI_LIGHT_IMPORTS is 0: everything is imported whole and at once."""
+    return os.environ.get(SWITCH) == "0"
+
+
 def import_parts() -> None:
     """Imports the stock classes that every editor is made of; where they are there already, it does nothing."""
-    if "peft" in sys.modules and f"{TRANSFORMERS}.{WAN}" in sys.modules:
+    if switched_off() or ("peft" in sys.modules and f"{TRANSFORMERS}.{WAN}" in sys.modules):
         return
     with light_imports():
         if TRANSFORMERS not in sys.modules:
@@ -156,8 +171,9 @@ def _nothing(*_: Any, **__: Any) -> None:
 def _real(name: str) -> ModuleType:
     """The module itself, its stand-in taken away; the compiler's parts stand and fall together."""
     own = COMPILER if name.startswith(COMPILER) else name
-    for key in [key for key in sys.modules if key == own or key.startswith(f"{own}.")]:
-        _drop(sys.modules[key])
+    for key, module in list(sys.modules.items()):  # a copy: other threads import too
+        if key == own or key.startswith(f"{own}."):
+            _drop(module)
     return importlib.import_module(name)
 
 
@@ -165,8 +181,9 @@ def _drop(module: ModuleType) -> None:
     """Takes a stand-in out of the table of modules and out of its package."""
     if not isinstance(module, StandIn):
         return
-    if sys.modules.get(module.__name__) is module:
-        del sys.modules[module.__name__]
     package, _, name = module.__name__.rpartition(".")
-    if vars(sys.modules.get(package, module)).get(name) is module:
-        delattr(sys.modules[package], name)
+    with _TABLE:
+        if sys.modules.get(module.__name__) is module:
+            del sys.modules[module.__name__]
+        if vars(sys.modules.get(package, module)).get(name) is module:
+            delattr(sys.modules[package], name)

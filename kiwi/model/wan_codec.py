@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kiwi.model.errors import ModelError
 
@@ -64,8 +64,8 @@ class WanCodec:
         return mean, deviation
 
     def to(self, *place: Any) -> WanCodec:
-        """Moves the autoencoder, in place, as `Module.to` does."""
-        self.vae.to(*place)
+        """Moves the autoencoder, in place, as `Module.to` does; diffusers' own warns of parts that this one lacks."""
+        nn.Module.to(self.vae, *place)
         return self
 
     def save(self, folder: Path) -> None:

@@ -76,8 +76,8 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _pieces(tensors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Views of tensors of one shape, a piece of each at a time."""
-    if tensors[0].numel() <= PIECE or not all(tensor.is_contiguous() for tensor in tensors):
+    """Views of tensors of one shape, a piece of each at a time, in one axis: what is compiled sees a single shape."""
+    if not all(tensor.is_contiguous() for tensor in tensors):
         yield tuple(tensors)
         return
     yield from zip(*(torch.split(tensor.view(-1), PIECE) for tensor in tensors), strict=True)

@@ -104,7 +104,8 @@ def _train(configuration: RunConfiguration, name: str, task: TaskRun, device: to
     trace = folder.parent / TRACE
     if configuration.trainer.profile and trace.is_file():
         task.artifact(trace)
-    trained = _unsharded(model, ranks, lambda: _start(configuration, stage)[0])
+    as_it_was = configuration.trainer.precision == "float32" and not ranks.several
+    trained = model if as_it_was else _unsharded(model, ranks, lambda: _start(configuration, stage)[0])
     if trained is not None:
         _keep(configuration, stage, trained, progress, origin)
 
@@ -122,9 +123,12 @@ def _mixture(configuration: RunConfiguration, stage: StageSettings, model: KiwiE
 
 @torch.no_grad()
 def _unsharded(model: KiwiEditModel, ranks: Ranks, again: Callable[[], KiwiEditModel]) -> KiwiEditModel | None:
-    """The trained model in one piece, on the first rank; the others help to gather it, and get None."""
-    if not ranks.several:
-        return model
+    """What the stage started from with the trained weights in it, on the first rank; the others help to gather them,
+    and get None.
+
+    What is frozen may have been rounded for training. It is kept as it was: the next stage's latent cache was made
+    with these weights of the autoencoder and of the vision tower, and would refuse others.
+    """
     plain = again() if ranks.first else None
     named = dict(plain.named_parameters()) if plain is not None else {}
     for name, parameter in model.named_parameters():

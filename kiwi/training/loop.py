@@ -97,7 +97,7 @@ def train(
     """
     trainer, ranks, device = trainer or TrainerSettings(), ranks or Ranks(), device or torch.device("cpu")
     optimizers = Optimizers(model, stage, trainer)
-    average = Averaged(optimizers.named.items(), stage.ema) if stage.ema else None
+    average = Averaged(optimizers.named.items(), stage.ema, optimizers.masters.whole) if stage.ema else None
     run = Run(model, stage, trainer, ranks, device, optimizers, average, OperationsByShape())
     checkpoints = Checkpoints(folder, ranks, trainer.keep)
     progress = _resumed(run, checkpoints)

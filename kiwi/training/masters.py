@@ -19,10 +19,11 @@ _LOW_BITS = 0xFFFF
 
 
 def halves(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """(bfloat16 nearest to each float32, ties away from zero; what is missing, int16)."""
+    """(bfloat16 nearest to each float32, ties away from zero; what is missing, int16). NaN stays NaN in both forms."""
     bits = weights.view(torch.int32)
     nearest = (bits + 0x8000) & ~_LOW_BITS
-    return nearest.view(torch.float32).to(torch.bfloat16), (bits - nearest).to(torch.int16)
+    high = torch.where(weights.isnan(), weights, nearest.view(torch.float32))  # else a GPU's NaN would be shown as -0
+    return high.to(torch.bfloat16), (bits - nearest).to(torch.int16)
 
 
 def joined(high: Tensor, low: Tensor) -> Tensor:

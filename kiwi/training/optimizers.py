@@ -77,6 +77,8 @@ class Optimizers:
         if not self.masters.low:
             return torch.nn.utils.clip_grad_norm_(self.parameters, most)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if not gradients:
+            return torch.zeros(())
         norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
         norm: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
         torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp(max=1.0))
@@ -118,9 +120,7 @@ class Optimizers:
             if name in self.named:
                 parameter = self.named[name]
                 optimizer = owners[id(parameter)]
-                kind = torch.bfloat16 if isinstance(optimizer, LeanAdamW) else torch.float32
-                fresh = torch.zeros(()) if what == "step" else torch.zeros_like(parameter, dtype=kind).detach()
-                optimizer.state[parameter][what] = fresh
+                optimizer.state[parameter][what] = _fresh(optimizer, parameter, what)
         return self.tensors()
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -128,6 +128,17 @@ class Optimizers:
         with torch.no_grad():
             for key, value in self.blank(tensors).items():
                 value.copy_(tensors[key])
+
+
+def _fresh(optimizer: torch.optim.Optimizer, parameter: Tensor, what: str) -> Tensor:
+    """A state of zeros, of the kind and in the place that the optimiser gives it at its first step.
+
+    torch's fused AdamW reads its count of steps on the device; ours reads it here, and would wait for the device.
+    """
+    lean = isinstance(optimizer, LeanAdamW)
+    if what == "step":
+        return torch.zeros((), device="cpu" if lean else parameter.device)
+    return torch.zeros_like(parameter, dtype=torch.bfloat16 if lean else torch.float32).detach()
 
 
 def freeze_all_but(model: KiwiEditModel, parts: tuple[str, ...]) -> list[tuple[str, nn.Parameter]]:

@@ -79,7 +79,8 @@ def as_trained(part: nn.Module, low: bool, prefix: str = "") -> None:
     """Gives the parameters of a part the precision that they are kept in while training.
 
     What is trained becomes float32, which is what the optimiser's small steps need. What is frozen becomes bfloat16
-    where the model computes in that (`low`), but for the few that the stock model keeps in float32.
+    where the model computes in that (`low`), but for the few that the stock model keeps in float32. `prefix` is where
+    the part stands in the model.
     """
     for name, parameter in part.named_parameters():
         if parameter.requires_grad:
@@ -190,8 +191,9 @@ def shard(model: KiwiEditModel, shard_ranks: int | None, device: torch.device, r
     rounded = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     transformer, encoder = model.transformer, model.context_encoder
     embedder, layers = transformer.condition_embedder.time_embedder, encoder.mllm.model.language_model.layers
+    places = {embedder: "transformer.condition_embedder.time_embedder.", transformer: "transformer."}
     for module in (*transformer.blocks, *layers, embedder, transformer, encoder):
-        as_trained(module.to(device), low, "transformer." if module in (transformer, embedder) else "")
+        as_trained(module.to(device), low, places.get(module, ""))
         fully_shard(module, mesh=mesh, mp_policy=rounded if low and module is not embedder else exact)
     register_fsdp_forward_method(encoder, "vision_tokens")
     if low:

@@ -106,6 +106,23 @@ def test_a_lever_whose_gradients_are_wrong_is_found_and_nothing_is_timed(
     assert right["recompute attention"] is True
 
 
+def test_a_lever_that_breaks_is_a_row_and_the_others_are_still_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What levers compute is made up here, and one of them breaks as a kernel does."""
+    import gpu_correctness
+    from gpu_cases import Case
+
+    def computed(size: str, case: Any, device: torch.device, **said: Any) -> Any:
+        if said.get("recompute") == "full":
+            raise RuntimeError("no kernel image is available\nand more")
+        return gpu_correctness.Found(1.0, {"weight": torch.ones(4)})
+
+    monkeypatch.setattr(gpu_correctness, "computed", computed)
+    levers = {"breaks": {"recompute": "full"}, "works": {"recompute": "attention"}}
+    broken, works = gpu_correctness.checks("middle", Case(32, 32, 5), CPU, levers)
+    assert (broken["right"], broken["failed"]) == (False, "RuntimeError: no kernel image is available")
+    assert works["right"] is True
+
+
 def test_the_optimizer_is_held_against_torchs_own() -> None:
     import gpu_correctness
 
@@ -140,13 +157,21 @@ def test_rows_of_another_machine_are_not_kept(tmp_path: Path) -> None:
 
 def test_the_memory_plan_and_the_operations_of_the_5b_model_are_counted_without_making_it() -> None:
     import gpu_plan
-    from gpu_cases import CASES, editor, forward_operations
+    from gpu_cases import CASES, editor, forward_operations, recomputed_operations
 
     model = editor("wan2.2-5b", torch.device("meta"), torch.bfloat16)
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     counts = [forward_operations(model, case) / 1e12 for case in CASES["wan2.2-5b"][:2]]
     assert counts[0] == pytest.approx(290, rel=0.005)  # as published for 704x1280x81
     assert counts[1] == pytest.approx(319, rel=0.03)  # with a reference
+    forward, language = counts[0] * 1e12 + 41e12, 41e12  # of the language model, as published
+    again = {
+        policy: recomputed_operations(model, CASES["wan2.2-5b"][0], forward, policy)
+        for policy in ("none", "selective", "attention", "full")
+    }
+    assert (again["none"], again["full"]) == (0.0, forward)
+    assert again["selective"] == pytest.approx(language, rel=1e-3)
+    assert language + 0.5 * 290e12 < again["attention"] < language + 0.6 * 290e12  # attention is 45% of a block
     found = gpu_plan.plan("wan2.2-5b", model)
     trained = found["weights"]["trained weights, bfloat16"]
     assert trained == pytest.approx(10.1, abs=0.2)  # five billion at two bytes

@@ -176,6 +176,15 @@ def test_what_a_pipeline_was_given_is_what_it_saves(random_model: KiwiEditModel,
     assert (chosen.side, chosen.frames) == (48, 9)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"frames": 0}, "frames is 0"), ({"side": -8}, "side is -8"), ({"overlap": -1}, "overlap is -1")],
+)
+def test_windows_that_cannot_be_are_refused(random_model: KiwiEditModel, changes: dict[str, int], said: str) -> None:
+    with pytest.raises(EditError, match=said):
+        KiwiEditPipeline(random_model, **changes)  # type: ignore[arg-type]
+
+
 def test_folders_older_than_the_defaults_have_those_of_their_preset(
     random_model: KiwiEditModel, tmp_path: Path
 ) -> None:

@@ -51,6 +51,12 @@ def test_decoding_inverts_encoding_of_decoded_latents() -> None:
     assert torch.allclose(fixed.encode(fixed.decode(latents)), latents, atol=1e-4)
 
 
+def test_another_precision_moves_the_codec_nowhere() -> None:
+    """The device "meta" stands for a GPU."""
+    moved = TransformCodec().to("meta").to(torch.bfloat16)
+    assert moved.encode(torch.zeros(1, 3, 1, 8, 8)).device.type == "meta"
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 4, 64, 64), (1, 3, 5, 60, 64), (1, 1, 5, 64, 64)])
 def test_frames_that_do_not_fit_are_refused_with_their_size(shape: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match=r"4k\+1|multiples|colours"):

@@ -15,6 +15,7 @@ from kiwi.errors import UsageError
 from kiwi.model.editor import KiwiEditModel
 from kiwi.training import adamw
 from kiwi.training.adamw import LeanAdamW
+from kiwi.training.averaging import Averaged
 from kiwi.training.masters import Masters, halves, joined
 from kiwi.training.muon import Muon, orthogonalised
 from kiwi.training.optimizers import Optimizers, schedule, trainable
@@ -200,6 +201,14 @@ def test_a_float32_is_its_two_halves_to_the_last_bit() -> None:
     assert bool((nearest | weights.isinf() | (weights.abs() > 3e38)).all())
 
 
+def test_not_a_number_is_shown_as_such_in_the_half_that_the_model_computes_with() -> None:
+    """0x7FFFFFFF is what a GPU makes; its upper half, rounded up, would be -0."""
+    bits = torch.tensor([0x7FFFFFFF, 0x7FC00000, 0x7F800001, -1, -(2**22)], dtype=torch.int32)
+    high, low = halves(bits.view(torch.float32))
+    assert bool(high.isnan().all())
+    assert bool(joined(high, low).isnan().all())
+
+
 def lean_steps(parameters: list[nn.Parameter], steps: int = 5, **said: Any) -> list[nn.Parameter]:
     """The parameters after some steps on gradients of bfloat16's precision."""
     generator = torch.Generator().manual_seed(6)
@@ -270,6 +279,39 @@ def test_steps_too_small_for_bfloat16_add_up_where_the_model_computes_in_it(
     optimizers.settle()
     assert parameter.dtype == torch.float32
     assert torch.equal(parameter.detach(), after)
+
+
+def test_averages_are_of_the_float32_weights_and_not_of_what_the_model_computes_with(
+    new_editor: NewEditor, staged: Staged
+) -> None:
+    optimizers = Optimizers(new_editor(), staged(optimizer="adamw"), TrainerSettings(precision="bfloat16"))
+    average = Averaged(optimizers.named.items(), 0.5, optimizers.masters.whole)
+    name = "transformer.blocks.0.attn1.to_q.weight"
+    parameter, start = optimizers.named[name], optimizers.weights()[name].clone()
+    assert parameter.dtype == torch.bfloat16
+    assert torch.equal(average.tensors[name], start)
+    moved = start * (1 + 1e-5)
+    optimizers.masters.put(parameter, moved)
+    average.update(100)
+    assert torch.equal(average.tensors[name], start.lerp(moved, 0.5))
+
+
+@pytest.mark.parametrize(("moments", "device"), [("float32", "meta"), ("bfloat16", "cpu")])
+def test_a_state_to_resume_counts_its_steps_where_the_optimiser_reads_them(
+    moments: str, device: str, new_editor: NewEditor, staged: Staged
+) -> None:
+    """The device "meta" stands for a GPU: torch's fused AdamW reads the count there, ours on the CPU."""
+    optimizers = Optimizers(new_editor().to("meta"), staged(optimizer="adamw", moments=moments))
+    name = "transformer.proj_out.weight"
+    state = optimizers.blank([f"{name}/step", f"{name}/exp_avg"])
+    assert state[f"{name}/step"].device.type == device
+    assert state[f"{name}/exp_avg"].device.type == "meta"
+
+
+def test_clipping_where_nothing_has_a_gradient_gives_a_norm_of_zero(new_editor: NewEditor, staged: Staged) -> None:
+    for precision in ("float32", "bfloat16"):
+        optimizers = Optimizers(new_editor(), staged(), TrainerSettings(precision=precision))
+        assert float(optimizers.clip(0.5)) == 0.0
 
 
 def test_clipping_gradients_of_two_precisions_gives_their_norm_in_float32(

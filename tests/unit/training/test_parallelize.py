@@ -160,6 +160,22 @@ def test_what_is_frozen_is_bfloat16_but_for_what_the_stock_model_keeps(new_edito
         assert kinds[f"transformer.{name}"] == (False, torch.float32)
 
 
+def test_a_frozen_embedding_of_the_timestep_stays_float32_where_ranks_share_the_weights(
+    new_editor: NewEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without ranks: what would spread the parts over them is left out, and the parts are looked at."""
+    model = new_editor()
+    freeze_all_but(model, ("queries", "connectors", "lora"))
+    monkeypatch.setattr("torch.distributed.device_mesh.init_device_mesh", lambda *_, **__: None)
+    monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda *_, **__: None)
+    monkeypatch.setattr("torch.distributed.fsdp.register_fsdp_forward_method", lambda *_: None)
+    parallelize.shard(model, None, CPU, Ranks(world=2), low=True)
+    kinds = {name: p.dtype for name, p in model.named_parameters() if not p.requires_grad}
+    embedding = {kind for name, kind in kinds.items() if "time_embedder" in name}
+    assert embedding == {torch.float32}
+    assert kinds["transformer.blocks.0.attn1.to_q.weight"] == torch.bfloat16
+
+
 def test_the_timestep_reaches_its_embedding_in_float32(new_editor: NewEditor, staged: Staged, cache: Path) -> None:
     model = prepared(new_editor(), **LOW)
     stage = staged(optimizer="adamw", moments="bfloat16")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from kiwi.configuration import RunConfiguration, StageSettings
+from kiwi.configuration import RunConfiguration, StageSettings, TrainerSettings
 from kiwi.model.checkpoint import load_model
+from kiwi.model.start import new_editor
 from kiwi.tracking import silent
 from kiwi.training import checkpoint_folder, train_stage
 from kiwi.training.checkpoints import FOLDER
@@ -91,6 +92,25 @@ def test_a_stage_without_the_one_before_is_refused(
     with pytest.raises(TrainingError, match="starts from first, which was not trained") as error:
         train_stage(configured(tmp_path / "run", *stages), "second", silent())
     assert "train first" in error.value.remedy
+
+
+def test_a_stage_follows_one_in_bfloat16_which_leaves_what_is_frozen_as_it_found_it(
+    workspace: Path, tmp_path: Path, configured: Configured, staged: Staged
+) -> None:
+    """Rounded weights of the vision tower would be another encoder than the one that the latent cache was made by."""
+    root = tmp_path / "own"
+    shutil.copytree(workspace, root, ignore=shutil.ignore_patterns("checkpoints"))
+    stages = [staged(name, steps=1, mix={"image": 1.0}, trainable=("queries", "lora")) for name in ("first", "second")]
+    configuration = configured(root, *stages).model_copy(update={"trainer": TrainerSettings(precision="bfloat16")})
+    for stage in stages:
+        train_stage(configuration, stage.name, silent())
+    start, left = new_editor(configuration.model, []), load_model(checkpoint_folder(configuration, "second"))
+    before, after = (dict(model.named_parameters()) for model in (start, left))
+    visual = next(name for name in before if ".visual." in name)
+    for name in ("transformer.blocks.0.attn1.to_q.weight", visual):
+        assert torch.equal(before[name], after[name]), name
+    queries = "context_encoder.queries.image"
+    assert not torch.equal(before[queries], after[queries])
 
 
 def test_a_killed_stage_resumes_from_its_checkpoint_to_the_same_losses(

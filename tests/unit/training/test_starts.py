@@ -99,6 +99,13 @@ def test_a_function_that_was_imported_from_a_stand_in_works_after_it_is_gone() -
 
 
 @pytest.mark.usefixtures("heavy")
+def test_nothing_is_put_off_where_it_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KIWI_LIGHT_IMPORTS", "0")
+    with imports.light_imports():
+        assert not isinstance(importlib.import_module("heavy"), imports.StandIn)
+
+
+@pytest.mark.usefixtures("heavy")
 def test_where_something_is_compiled_the_compiler_is_not_put_off() -> None:
     with imports.light_imports(compiler=False):
         assert not isinstance(importlib.import_module("heavy"), imports.StandIn)
