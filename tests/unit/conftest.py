@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 from kiwi.configuration import RunConfiguration, StageSettings
+from tests.conftest import MadeOnce
 
 
 @pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mlflow_template(made_once: MadeOnce) -> Path:
     """An empty MLflow database; its migration takes seconds, so tests copy it."""
     from kiwi.tracking.server import connect
 
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
+    def migrated(folder: Path) -> None:
+        connect(f"sqlite:///{folder}/mlflow.db")
+
+    return made_once("mlflow", migrated) / "mlflow.db"
 
 
 @pytest.fixture

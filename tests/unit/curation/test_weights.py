@@ -5,50 +5,26 @@ The real hub is never asked: a fake one on this machine gives its answers, or HF
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 from kiwi.configuration import ImageEditorSettings, WeightsSettings
+from kiwi.curation.curators import clip_deduplicate, qwen_image_edit_synthesize, sam3_segment
 from kiwi.curation.curators.weights import WeightsError, device, loading, once, pretrained, version, within_memory
 from kiwi.errors import UsageError
 
 SETTINGS = WeightsSettings(model="facebook/sam3", device="cpu", dtype="float32")
-
-
-ASKED = """
-from huggingface_hub import constants
-from kiwi.configuration import ImageEditorSettings, WeightsSettings
-from kiwi.curation.curators import clip_deduplicate, qwen_image_edit_synthesize, sam3_segment
-from kiwi.curation.curators.weights import WeightsError
-
-def said(work):
-    try:
-        work()
-    except WeightsError as error:
-        assert "\\n" not in error.message + error.remedy
-        print(error.message, "|", error.remedy)
-
-for model in ("some/gated", "some/absent", "some/private", "some/stale"):
-    said(lambda: clip_deduplicate.load(WeightsSettings(model=model, device="cpu")))
-
-def all_three():
-    said(lambda: sam3_segment.load(WeightsSettings(model="some/gated", device="cpu")))
-    said(lambda: qwen_image_edit_synthesize.load(ImageEditorSettings(model="some/gated", device="cpu")))
-    said(lambda: clip_deduplicate.load(WeightsSettings(model="some/gated", device="cpu")))
-
-all_three()
-constants.HF_HUB_OFFLINE = True  # what the variable of that name sets, once a process
-all_three()
-"""
 ANSWERS = {
     "gated": (403, "GatedRepo"),
     "absent": (404, "RepoNotFound"),
@@ -57,10 +33,13 @@ ANSWERS = {
 }
 
 
-class FakeHub(BaseHTTPRequestHandler):
-    """A hub on this machine that refuses everything, as the real one does: status and X-Error-Code by the name."""
+class Refusing(BaseHTTPRequestHandler):
+    """Refuses everything, as the real hub does: status and X-Error-Code by the name."""
+
+    server: FakeHub
 
     def do_GET(self) -> None:
+        self.server.asked.append(self.path)
         status, code = next(answer for name, answer in ANSWERS.items() if name in self.path)
         self.send_response(status)
         self.send_header("X-Error-Code", code)
@@ -73,24 +52,54 @@ class FakeHub(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What loading says, in a process of its own: huggingface_hub reads its environment once."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path_factory.mktemp("hub"))}
-    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", **place}
-    try:
-        command = [sys.executable, "-c", ASKED]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    finally:
-        server.shutdown()
-        server.server_close()
-    return done.stdout.splitlines()
+class FakeHub(ThreadingHTTPServer):
+    """A hub on this machine, for the real one is not to be had in tests; keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Refusing)
+        self.asked: list[str] = []
 
 
-def test_what_the_hub_refuses_names_the_model_its_page_and_the_setting(refusals: list[str]) -> None:
-    gated, absent, private, stale, segmenter, editor, *_ = refusals
+def refusal(load: Callable[[Any], object], settings: WeightsSettings) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load(settings)
+    assert "\n" not in caught.value.message + caught.value.remedy
+    return f"{caught.value.message} | {caught.value.remedy}"
+
+
+def all_three() -> list[str]:
+    """What each curator says of a model that is gated."""
+    named: dict[str, Any] = {"model": "some/gated", "device": "cpu"}
+    return [
+        refusal(sam3_segment.load, WeightsSettings(**named)),
+        refusal(qwen_image_edit_synthesize.load, ImageEditorSettings(**named)),
+        refusal(clip_deduplicate.load, WeightsSettings(**named)),
+    ]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A FakeHub in place of the real one, and an empty cache. huggingface_hub read its environment when it was
+    imported, so that what it keeps of it is changed."""
+    server = FakeHub()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_the_hub_refuses_names_the_model_its_page_and_the_setting(hub: FakeHub) -> None:
+    gated, absent, private, stale = (
+        refusal(clip_deduplicate.load, WeightsSettings(model=f"some/{name}", device="cpu")) for name in ANSWERS
+    )
     assert gated.startswith("curation.clip.model: some/gated is gated")
     assert "https://huggingface.co/some/gated" in gated
     assert "HF_TOKEN" in gated
@@ -98,16 +107,21 @@ def test_what_the_hub_refuses_names_the_model_its_page_and_the_setting(refusals:
     assert absent.startswith("curation.clip.model: there is no model some/absent, or it is private")
     assert private.startswith("curation.clip.model: there is no model some/private, or it is private")
     assert stale.startswith("curation.clip.revision: some/stale has no such revision")
+    segmenter, editor, _ = all_three()
     assert segmenter.startswith("curation.sam3.model: some/gated is gated")
     assert editor.startswith("curation.qwen_image_edit.model: some/gated is gated")
+    assert all(any(f"some/{name}" in path for path in hub.asked) for name in ANSWERS)
 
 
-def test_without_a_network_each_curator_says_how_to_bring_its_weights(refusals: list[str]) -> None:
-    names = ["sam3", "qwen_image_edit", "clip"]
-    for name, line in zip(names, refusals[-3:], strict=True):
+def test_without_a_network_each_curator_says_how_to_bring_its_weights(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what the variable of that name sets
+    for name, line in zip(("sam3", "qwen_image_edit", "clip"), all_three(), strict=True):
         unreached = "some/gated is not in the local cache, and the hub cannot be reached"
         assert line.startswith(f"curation.{name}.model: {unreached}")
         assert "`hf download some/gated`; https://huggingface.co/some/gated" in line
+    assert hub.asked == []
 
 
 def test_an_empty_name_is_said_to_be_empty() -> None:

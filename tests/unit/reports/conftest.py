@@ -24,6 +24,7 @@ from kiwi.reports import write_report
 from kiwi.sources.procedural import render_pair
 from kiwi.tracking import silent
 from kiwi.workspace import write_json
+from tests.conftest import MadeOnce
 
 ATTEMPT = "made-up-0001"
 KINDS = ("recolour", "swap", "remove", "background", "subject_reference", "background_reference")
@@ -341,12 +342,15 @@ def made_up() -> type[MadeUpRun]:
 
 
 @pytest.fixture(scope="session")
-def _whole_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _whole_workspace(made_once: MadeOnce) -> Path:
     """A made-up run with everything in it and its report, made once: encoding the clips takes longer than any test."""
-    run = MadeUpRun(tmp_path_factory.mktemp("whole") / "workspace").everything()
-    write_report(run.configuration, silent())
-    (run.root / "report" / "index.html").unlink()
-    return run.root
+
+    def made(folder: Path) -> None:
+        run = MadeUpRun(folder / "workspace").everything()
+        write_report(run.configuration, silent())
+        (run.root / "report" / "index.html").unlink()
+
+    return made_once("report", made) / "workspace"
 
 
 @pytest.fixture

@@ -178,21 +178,21 @@ def test_senders_at_once_deliver_once(configuration: RunConfiguration) -> None:
 
 
 def test_two_processes_that_make_the_database_at_once_both_succeed_in_silence(make_configuration: Make) -> None:
+    """Forks of one that has imported everything and touched nothing."""
     body = (
-        "import sys; from kiwi.configuration import RunConfiguration; from kiwi.tracking import send, task_run\n"
-        "configuration = RunConfiguration.parse(sys.argv[1])\n"
+        "import os, sys, mlflow\n"
+        "from kiwi.configuration import RunConfiguration; from kiwi.tracking import send, task_run\n"
+        "child = os.fork()\n"
+        "configuration = RunConfiguration.parse(sys.argv[1 + (child == 0)])\n"
         "with task_run(configuration, 'score'): pass\n"
-        "send(configuration)"
+        "send(configuration)\n"
+        "if child == 0: sys.exit()\n"
+        "sys.exit(os.waitpid(child, 0)[1] != 0)"
     )
     made = [make_configuration(name) for name in ("one", "two")]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", body, configuration.canonical()],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for configuration in made
-    ]  # fmt: skip
-    assert [(process.communicate(timeout=120)[0], process.returncode) for process in running] == [("", 0), ("", 0)]
+    command = [sys.executable, "-c", body, *(configuration.canonical() for configuration in made)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("", 0)
     assert len(list_runs(made[0].tracking_uri, "kiwi")) == 2
 
 
