@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from kiwi.errors import UsageError
 
 MediaKind = Literal["image", "video", "reference"]
+TRAINABLE = ("all", "lora", "dit", "queries", "connectors", "source", "reference")  # parts of the editor
 
 
 class Settings(BaseModel):
@@ -142,12 +143,19 @@ class CurationSettings(Settings):
     min_training_pairs: int = Field(4, ge=1)
 
 
+def causal(frames: int) -> int:
+    """The same number of frames, if it is 4k + 1, as Wan's autoencoder takes them. Raises ValueError otherwise."""
+    if (frames - 1) % 4:
+        raise ValueError(f"{frames} frames are not 4k + 1")
+    return frames
+
+
 class ModelSettings(Settings):
     """The editor's architecture. `preset` names the builder in kiwi/presets; sizes are in pixels and frames."""
 
     preset: str = "tiny"
-    size: int = 64
-    frames: int = 9
+    size: int = Field(64, ge=8, description="the square root of a frame's pixels")
+    frames: int = Field(9, ge=1, description="of a clip, 4k + 1")
     seed: int = 0
     reference_rows: Literal["all", "needed"] = Field(
         "all",
@@ -167,6 +175,11 @@ class ModelSettings(Settings):
         None, description="a local folder with transformer/ and vae/ of Wan, which the sizes wan2.… start from"
     )
     language_model: str | None = Field(None, description="a local folder of Qwen2.5-VL, which they start from")
+
+    @field_validator("frames")
+    @classmethod
+    def _causal(cls, frames: int) -> int:
+        return causal(frames)
 
 
 class StageSettings(Settings):
@@ -216,9 +229,16 @@ class StageSettings(Settings):
     @field_validator("frames")
     @classmethod
     def _causal(cls, frames: int | None) -> int | None:
-        if frames is not None and (frames - 1) % 4:
-            raise ValueError(f"{frames} frames are not 4k + 1")
-        return frames
+        return frames if frames is None else causal(frames)
+
+    @field_validator("trainable")
+    @classmethod
+    def _parts(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [part for part in parts if part not in TRAINABLE]
+        if unknown or not parts:
+            said = f"no trainable part {unknown[0]!r}" if unknown else "nothing to train"
+            raise ValueError(f"{said}; parts: {', '.join(TRAINABLE)}")
+        return parts
 
     @field_validator("reference_scale")
     @classmethod
@@ -354,7 +374,7 @@ class RunConfiguration(Settings):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            said = f"configuration: {where}: {first['msg']}"
+            said = f"configuration: {where}: {first['msg'].removeprefix('Value error, ')}"
             raise UsageError(said, "see kiwi/configuration.py for the fields") from error
 
     @property

@@ -19,15 +19,19 @@ from kiwi.cluster.train_jobs import Placement
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError, UsageError
 from kiwi.training import train_stage
+from kiwi.training.preemption import Notice, Preempted
 
 if TYPE_CHECKING:
     from kiwi.tracking import TaskRun
+
+PATIENT = ("--shutdown-timeout", "110")  # seconds in which ranks save after SIGTERM; the pods have 120
 
 
 def train(configuration: RunConfiguration, stage: str, task: TaskRun) -> dict[str, Any]:
     """The stage's result. The profile's pool says by KIWI_NODES and KIWI_PROCESSES how it is trained.
 
-    Raises KiwiError where the processes failed; what they had saved is found by the next try.
+    Raises Preempted (143) where they ended because this process got SIGTERM, and KiwiError where they failed; what
+    they had saved is found by the next try. torchrun itself ends with 1 in both cases.
     """
     nodes, processes = _number("KIWI_NODES"), _number("KIWI_PROCESSES")
     if nodes * processes > 1:
@@ -53,35 +57,44 @@ def _train_together(configuration: RunConfiguration, stage: str, nodes: int, pro
     if nodes > 1 and (placement := Placement.told()) is not None:
         launch(configuration, stage, node_command(configuration, stage, "python"), placement, finished)
         return
+    notice = Notice()
     if nodes > 1:
-        code = local_nodes.run(node_command(configuration, stage), nodes, processes)
+        code = local_nodes.run(node_command(configuration, stage), nodes, processes, notice)
     else:
-        code = run(command(configuration, stage, processes))
+        code = run(command(configuration, stage, processes), notice)
     if code or not finished():
         where = f"on {nodes} nodes " if nodes > 1 else ""
-        raise KiwiError(f"training {stage} {where}with {processes} processes ended with {code}", "see the task's log")
+        said = f"training {stage} {where}with {processes} processes ended with {code}"
+        if notice.given:
+            raise Preempted(f"{said} after SIGTERM", "the next try resumes from the newest checkpoint")
+        raise KiwiError(said, "see the task's log")
 
 
 def command(configuration: RunConfiguration, stage: str, processes: int) -> list[str]:
     """torchrun on one node."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *PATIENT, "--standalone"]
+    launcher += ["--nproc-per-node", str(processes)]
     return [*launcher, *_entry(configuration, stage)]
 
 
 def node_command(configuration: RunConfiguration, stage: str, python: str = sys.executable) -> list[str]:
     """torchrun on one of several nodes, which learns all else from PET_ variables."""
-    return [python, "-m", "torch.distributed.run", *_entry(configuration, stage)]
+    return [python, "-m", "torch.distributed.run", *PATIENT, *_entry(configuration, stage)]
 
 
 def _entry(configuration: RunConfiguration, stage: str) -> list[str]:
     return ["-m", "kiwi", "train", stage, "--workdir", configuration.workspace]
 
 
-def run(said: list[str]) -> int:
-    """Runs a command to its end; SIGTERM, with which a pod is told to go, is passed on so that it can save."""
+def run(said: list[str], notice: Notice | None = None) -> int:
+    """Runs a command to its end; SIGTERM, with which a pod is told to go, is passed on so that it can save,
+    and told to `notice`.
+    """
     with subprocess.Popen(said) as process:
 
         def pass_on(signum: int, frame: FrameType | None) -> None:
+            if notice is not None:
+                notice.give()
             process.send_signal(signum)
 
         before = signal.signal(signal.SIGTERM, pass_on)

@@ -10,14 +10,17 @@ import threading
 import time
 from types import FrameType
 
+from kiwi.training.preemption import Notice
+
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 30.0  # between telling the other nodes to end and ending them
+GRACE_SECONDS = 120.0  # between telling the other nodes to end and ending them
 
 
-def run(command: list[str], nodes: int, processes: int) -> int:
+def run(command: list[str], nodes: int, processes: int, notice: Notice | None = None) -> int:
     """Runs the command once for each node, and returns the first exit code that is not 0, or 0.
 
-    A node that fails ends the others, which would wait for it. SIGTERM is passed on to all, so that they can save.
+    A node that fails ends the others, which would wait for it. SIGTERM is passed on to all, so that they can save, and
+    told to `notice`.
     """
     port = _free_port()
     started = [
@@ -26,6 +29,8 @@ def run(command: list[str], nodes: int, processes: int) -> int:
     ]
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
+        if notice is not None:
+            notice.give()
         for process in started:
             process.send_signal(signum)
 

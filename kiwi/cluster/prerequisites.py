@@ -81,7 +81,9 @@ def _raise_for(problems: list[Problem]) -> None:
 
 
 def check_editor(configuration: RunConfiguration) -> None:
-    """Raises PrerequisitesError with what a released size lacks: weights, disk, a GPU. Nothing for tiny and middle."""
+    """Raises PrerequisitesError with what a released size lacks (weights, disk, a GPU), and for any size an attention
+    that is not there.
+    """
     _raise_for(list(_editor(configuration)))
 
 
@@ -271,7 +273,9 @@ def _editor(configuration: RunConfiguration) -> Iterator[Problem]:
     """A released size finds the weights that it starts from, room for its checkpoints, and here a GPU."""
     from kiwi.model.foundation import FOUNDATIONS, faults, needed_gigabytes
 
-    preset = configuration.model.preset
+    preset, here = configuration.model.preset, not inside_cluster() and "KIWI_NEEDS" not in os.environ
+    if here and configuration.trainer.attention != "native":
+        yield from _attention(configuration)
     if preset not in FOUNDATIONS:
         return
     for what, remedy in faults(configuration.model):
@@ -279,8 +283,18 @@ def _editor(configuration: RunConfiguration) -> Iterator[Problem]:
     for problem in _space(configuration.workdir, math.ceil(needed_gigabytes(configuration))):
         said = f"{problem.what} for checkpoints of {preset}"
         yield Problem(said, "name another --workdir, or set trainer.keep=1 and stages.NAME.moments=bfloat16")
-    if configuration.trainer.device != "cpu" and not inside_cluster() and "KIWI_NEEDS" not in os.environ:
+    if configuration.trainer.device != "cpu" and here:
         yield from _gpu(preset)
+
+
+def _attention(configuration: RunConfiguration) -> Iterator[Problem]:
+    from kiwi.model.attention import check_attention
+    from kiwi.training.parallelize import chosen_device
+
+    try:
+        check_attention(configuration.trainer.attention, chosen_device(configuration.trainer.device))
+    except UsageError as error:
+        yield Problem(f"trainer.attention: {error.message}", error.remedy)
 
 
 def _gpu(preset: str) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ clip = decode(open_media(folder, rows["src_video"][0]))
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,6 +24,12 @@ __all__ = ["open_media", "read_manifest", "read_rows", "read_split"]
 _OPEN_SHARDS = 64
 _readers: OrderedDict[tuple[str, int, int], ShardReader] = OrderedDict()
 _lock = threading.Lock()
+
+
+@atexit.register
+def _close() -> None:
+    while _readers:
+        _readers.popitem()[1].close()
 
 
 def read_rows(folder: Path | str, columns: Sequence[str] | None = None) -> pl.DataFrame:

@@ -78,23 +78,28 @@ def attend(transformer: Any, backend: str, device: torch.device, precision: str 
         if device.type != "cpu" or precision != "float32":
             transformer.set_attn_processor(WanAttnProcessor())
         return
-    if device.type == "cpu" and backend in known_backends() and backend not in CPU_BACKENDS:
-        raise UsageError(
-            f"attention {backend!r} works on a GPU, and the device is the CPU", f"there: {', '.join(CPU_BACKENDS)}"
-        )
+    check_attention(backend, device)
     said, active = logging.get_verbosity(), _AttentionBackendRegistry._active_backend
     logging.set_verbosity_error()  # it warns that backends are experimental, at every call
     transformer.set_attn_processor(WanAttnProcessor())
     try:
         transformer.set_attention_backend(backend)
     except (ValueError, RuntimeError, ImportError, OSError) as error:
-        if backend not in known_backends():
-            raise UsageError(f"no attention {backend!r}", f"attentions: {', '.join(known_backends())}") from error
         first = str(error).strip().splitlines()[0]
         raise UsageError(f"attention {backend!r} is not there: {first}", "install it, or choose native") from error
     finally:
         logging.set_verbosity(said)
         _AttentionBackendRegistry.set_active_backend(active)  # or it would be that of every other model too
+
+
+def check_attention(backend: str, device: torch.device) -> None:
+    """Raises UsageError for a name that diffusers does not know, or that needs a GPU where the device is the CPU."""
+    if backend not in known_backends():
+        raise UsageError(f"no attention {backend!r}", f"attentions: {', '.join(known_backends())}")
+    if device.type == "cpu" and backend not in CPU_BACKENDS:
+        raise UsageError(
+            f"attention {backend!r} works on a GPU, and the device is the CPU", f"there: {', '.join(CPU_BACKENDS)}"
+        )
 
 
 def known_backends() -> tuple[str, ...]:

@@ -58,6 +58,15 @@ def build(
     values["store"] = store
     if pairs:
         values["source"]["listing_sha256"] = _listing_digest(pairs)
+    return _settled(values, overrides)
+
+
+def overridden(configuration: RunConfiguration, overrides: Sequence[str]) -> RunConfiguration:
+    """A configuration with `key.path=value` overrides applied in order. Raises UsageError as `build` does."""
+    return _settled(configuration.model_dump(mode="json"), overrides)
+
+
+def _settled(values: dict[str, Any], overrides: Sequence[str]) -> RunConfiguration:
     for override in overrides:
         _apply(values, override)
     for name in ("backbone", "language_model"):  # tasks run in folders of their own

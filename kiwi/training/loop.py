@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -32,6 +33,7 @@ __all__ = ["Progress", "edit_weights", "flow_matching_loss", "train"]
 
 PROFILED = (3, 6)  # steps of this process that a trace covers
 TRACE = "trace.json"
+SILENT = "6"  # above the profiler's own levels: without a GPU it prints lines that it finds none
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -41,7 +43,7 @@ class Progress:
 
     step: int = 0
     samples: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # without sample edits
     losses: list[tuple[int, float, str]] = field(default_factory=list)
 
 
@@ -152,8 +154,11 @@ def _steps(
             if progress.step % stage.checkpoint_every == 0 and progress.step < steps:
                 checkpoints.save(progress.step, run.state(), _said(progress), wait=not trainer.asynchronous)
             if edit_samples is not None and trainer.samples_every and progress.step % trainer.samples_every == 0:
+                paused = time.monotonic()
                 edit_samples(progress.step)
                 run.model.train()
+                spent = time.monotonic() - paused
+                began, logged = began + spent, logged + spent  # editing is no training
     checkpoints.finish()
 
 
@@ -291,7 +296,12 @@ def _tracing(run: Run, folder: Path, first: int, steps: int) -> Iterator[Callabl
     def keep(profiler: Any) -> None:
         profiler.export_chrome_trace(str(folder / TRACE))
 
-    with torch.profiler.profile(schedule=plan, on_trace_ready=keep) as profiler:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if run.device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    else:
+        os.environ.setdefault("KINETO_LOG_LEVEL", SILENT)
+    with torch.profiler.profile(activities=activities, schedule=plan, on_trace_ready=keep) as profiler:
         yield profiler.step
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from kiwi.configuration import StageSettings, TrainerSettings
+from kiwi.configuration import TRAINABLE, StageSettings, TrainerSettings
 from kiwi.errors import UsageError
 from kiwi.model.editor import KiwiEditModel
 from kiwi.training.adamw import LeanAdamW
@@ -155,9 +155,9 @@ def trainable(model: KiwiEditModel, parts: tuple[str, ...]) -> list[tuple[str, n
 
     "all" is the transformer, the queries, the connectors and LoRA; the language model's own weights are frozen.
     """
-    unknown = [part for part in parts if part not in {*PARTS, "lora", "all"}]
+    unknown = [part for part in parts if part not in TRAINABLE]
     if unknown:
-        raise UsageError(f"no trainable part {unknown[0]!r}", f"parts: all, lora, {', '.join(PARTS)}")
+        raise UsageError(f"no trainable part {unknown[0]!r}", f"parts: {', '.join(TRAINABLE)}")
     return [(name, p) for name, p in model.named_parameters() if _belongs(name, parts)]
 
 

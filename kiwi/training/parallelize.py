@@ -122,7 +122,9 @@ def recompute(model: KiwiEditModel, what: str) -> None:
             return checkpoint(forward, *inputs, **options) if torch.is_grad_enabled() else forward(*inputs)
 
         block.forward = again
-    model.context_encoder.mllm.gradient_checkpointing_enable({"use_reentrant": False})
+    mllm = model.context_encoder.mllm
+    newer = "activation_checkpointing_enable"  # the name that transformers gave it within version 5
+    (getattr(mllm, newer, None) or mllm.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _keeping(context: Any, operation: Any, *inputs: Any, **named: Any) -> Any:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from kiwi.training.errors import TrainingError
 
-RETRY = 143  # 128 + SIGTERM: what Kubernetes' and Kubeflow's policies take for an eviction, not for a failure
+RETRY = 143  # 128 + SIGTERM, by which a retry policy tells it from a failure; torchrun turns it into 1
 
 
 class Preempted(TrainingError):  # noqa: N818

@@ -72,6 +72,6 @@ def finished_stage(configuration: RunConfiguration, name: str) -> dict[str, Any]
     done = folder.parent / "result.json"
     if not (done.is_file() and folder.is_dir()):
         return None
-    result = cast("dict[str, Any]", read_json(done))
+    result = cast("dict[str, Any]", read_json(done)) | {"checkpoint": str(folder)}  # a work folder may have moved
     write_json(Workspace.of(configuration).root / "training" / f"{name}.json", result)
     return result

@@ -46,3 +46,29 @@ def test_own_pairs_change_the_identity_with_their_list(tmp_path):
 def test_an_override_below_a_value_is_refused():
     with pytest.raises(UsageError, match=r"no settings? "):
         tiny(overrides=["seed.deeper=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.frames=10", "model.frames: 10 frames are not 4k + 1"),
+        ("stages.stage2.frames=8", "8 frames are not 4k + 1"),
+        ('stages.stage1.trainable=["dit","vae"]', "no trainable part 'vae'; parts: all, lora"),
+        ("stages.stage1.trainable=[]", "nothing to train"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_work(override, said):
+    with pytest.raises(UsageError) as error:
+        tiny(overrides=[override])
+    assert said in error.value.message
+
+
+def test_a_stage_trained_alone_may_change_how_it_is_trained_and_not_what_it_is():
+    from kiwi.cli.train import _with_settings
+
+    changed = _with_settings(tiny(), ["trainer.recompute=full", "trainer.keep=1"])
+    assert (changed.trainer.recompute, changed.trainer.keep) == ("full", 1)
+    assert changed.identity() == tiny().identity()
+    for other in ("stages.stage1.steps=3", "seed=1", "trainer.precision=bfloat16"):
+        with pytest.raises(UsageError, match=r"work folder|trainer"):
+            _with_settings(tiny(), [other])

@@ -9,6 +9,9 @@ import pytest
 from kiwi.cluster import launching, local_nodes
 from kiwi.errors import KiwiError
 from kiwi.tracking import silent
+from kiwi.training.preemption import Preempted
+
+run_for_real = launching.run
 
 
 @pytest.fixture
@@ -16,7 +19,7 @@ def started(monkeypatch):
     """The commands that were started, and a training that is replaced by its result: GPUs cannot be had here."""
     said = {"commands": [], "code": 0, "finished": None}
 
-    def run(command):
+    def run(command, notice):
         said["commands"].append(command)
         said["finished"] = None if said["code"] else {"steps": 1}
         return said["code"]
@@ -48,6 +51,20 @@ def test_processes_that_fail_fail_the_task(configuration, started, monkeypatch):
     started["code"] = 3
     with pytest.raises(KiwiError, match="ended with 3"):
         launching.train(configuration, "stage1", silent())
+
+
+def test_processes_that_end_because_the_launcher_was_told_to_go_ask_to_be_run_again(
+    configuration, started, monkeypatch
+):
+    monkeypatch.setenv("KIWI_PROCESSES", "2")
+    monkeypatch.setattr(launching, "run", run_for_real)
+    as_torchrun = (
+        "import os, signal, sys\nsignal.signal(15, lambda *_: sys.exit(1))\nos.kill(os.getppid(), 15)\nsignal.pause()"
+    )
+    monkeypatch.setattr(launching, "command", lambda *_: [sys.executable, "-c", as_torchrun])
+    with pytest.raises(Preempted, match="ended with 1 after SIGTERM") as error:
+        launching.train(configuration, "stage1", silent())
+    assert error.value.exit_code == 143
 
 
 def test_a_pod_that_is_told_to_go_tells_its_processes():

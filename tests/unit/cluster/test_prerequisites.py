@@ -11,8 +11,8 @@ import pytest
 
 from kiwi.cluster import prerequisites
 from kiwi.cluster.kubernetes import Kubernetes, KubernetesError
-from kiwi.cluster.prerequisites import Needs, PrerequisitesError, check, missing
-from kiwi.configuration import CurationSettings, VlmSettings, WeightsSettings
+from kiwi.cluster.prerequisites import Needs, PrerequisitesError, check, check_editor, missing
+from kiwi.configuration import CurationSettings, TrainerSettings, VlmSettings, WeightsSettings
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -65,6 +65,13 @@ def said(configuration, needs=None):
 
 def test_a_laptop_run_lacks_nothing(configuration):
     check(configuration)
+
+
+@pytest.mark.parametrize(("name", "said"), [("flush", "no attention 'flush'"), ("flash", "works on a GPU")])
+def test_an_attention_that_is_not_there_is_noticed_before_anything_starts(make_configuration, name, said):
+    trainer = TrainerSettings(attention=name, device="cpu")
+    with pytest.raises(PrerequisitesError, match=said):
+        check_editor(make_configuration(trainer=trainer))
 
 
 def test_a_tracking_server_that_is_away_is_noticed_before_anything_starts(make_configuration):

@@ -12,6 +12,7 @@ import pytest
 from kiwi.cluster import following_jobs, launching
 from kiwi.cluster.following_jobs import follow, stop_jobs, stop_jobs_of
 from kiwi.cluster.kubernetes import Kubernetes, KubernetesError
+from kiwi.cluster.launching import PATIENT
 from kiwi.cluster.train_jobs import (
     JobState,
     Placement,
@@ -25,7 +26,18 @@ from kiwi.configuration import RunConfiguration
 from kiwi.errors import UsageError
 from kiwi.tracking import silent
 
-COMMAND = ["python", "-m", "torch.distributed.run", "-m", "kiwi", "train", "stage1", "--workdir", "/work/demo"]
+COMMAND = [
+    "python",
+    "-m",
+    "torch.distributed.run",
+    *PATIENT,
+    "-m",
+    "kiwi",
+    "train",
+    "stage1",
+    "--workdir",
+    "/work/demo",
+]
 NAME = "kiwi-stage1-0123456789ab"
 PLACEMENT = Placement(
     runtime="kiwi-training", nodes=2, processes=8, image="registry.example/kiwi@sha256:0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,57 @@ def test_sample_edits_are_videos_and_change_no_loss(
     assert len(clips) == 2
     assert all(clip.shape[2] % 3 == 0 and np.ptp(clip) > 0 for clip in clips)
     assert [each["event"] for each in recorded.said].count("artifact") == 2
+
+
+def test_sample_edits_count_as_no_training_time(
+    cache: Path, new_editor: NewEditor, staged: Staged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: Any
+) -> None:
+    stage, trainer, clock = (
+        staged(steps=4, checkpoint_every=100),
+        TrainerSettings(samples_every=1, log_every=2),
+        Clock(),
+    )
+    monkeypatch.setattr(loop, "time", clock)
+    model = new_editor()
+    mixture = Mixture(cache, stage, model.context_encoder, SEED)
+    original = loop.losses
+
+    def losses(*inputs: Any) -> Any:
+        clock.now += 1.0
+        return original(*inputs)
+
+    def edit(step: int) -> None:
+        clock.now += 1000.0
+
+    monkeypatch.setattr(loop, "losses", losses)
+    progress = train(model, mixture, stage, SEED, tmp_path, recorded, trainer=trainer, edit_samples=edit)
+    assert clock.now == 4 + 4 * 1000, "one piece a step, and an edit after each"
+    assert progress.seconds == 4
+    lines = [each["metrics"] for each in recorded.said if each["event"] == "metrics"]
+    assert [line["samples_per_second"] for line in lines] == [stage.batch_size, stage.batch_size]
+
+
+class Clock:
+    """A fake of the module `time`, which only losses and sample edits move, for a real one is never exact."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_trace_and_recomputation_without_a_gpu_print_nothing(
+    staged: Staged,
+    losses: Callable[..., list[float]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    original = torch.profiler.profile
+    monkeypatch.setattr(torch.profiler, "profile", lambda **said: asked.append(said["activities"]) or original(**said))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        losses(staged(steps=7, checkpoint_every=100), profile=True, recompute="full")
+    assert asked == [[torch.profiler.ProfilerActivity.CPU]]
+    assert capfd.readouterr().err == ""
