@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kiwi.cli.editing_progress import progress_of
 from kiwi.errors import KiwiError, UsageError
 
 if TYPE_CHECKING:
     from kiwi.editing.options import SamplingOptions
-    from kiwi.editing.placement import Placement
     from kiwi.editing.streams import StreamEditor
 
 SAMPLERS = ("euler", "unipc")
 STEP_CACHES = ("none", "first_block", "mag", "taylor")
 OFFLOADS = ("none", "model")
+CHAMPION = "champion"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -36,7 +38,7 @@ def edit(
         Path | None, typer.Option(help="A CSV with columns video,prompt[,reference,seed,out] instead of VIDEO.")
     ] = None,
     model: Annotated[str, typer.Option(help="A checkpoint's folder, or an alias or version in the registry.")] = (
-        "champion"
+        CHAMPION
     ),
     workdir: Annotated[Path, typer.Option(help="The run whose registry is asked.")] = Path("runs/demo"),
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Sampling steps (by default the model's).")] = None,
@@ -48,7 +50,9 @@ def edit(
     size: Annotated[
         int | None, typer.Option(min=16, max=8192, help="Side of the square of pixels that the model sees.")
     ] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="Frames that the model sees at once.")] = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Frames that the model sees at once, rounded to 4k + 1.")
+    ] = None,
     overlap: Annotated[int | None, typer.Option(min=0, help="Frames that windows share, at least.")] = None,
     carry: Annotated[bool, typer.Option("--carry", help="Begin each window from the edit of the shared frames.")] = (
         False
@@ -60,7 +64,9 @@ def edit(
     offload: Annotated[str, typer.Option(help="model: each part is on the device only while it works.")] = "none",
     tiling: Annotated[bool, typer.Option("--tiling", help="The autoencoder works in tiles; less memory.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Also write source and result side by side.")] = False,
-    compare_to: Annotated[Path | None, typer.Option(help="Where --compare goes (by default OUT.compare.mp4).")] = None,
+    compare_to: Annotated[
+        Path | None, typer.Option(help="Where --compare writes (by default OUT.compare.mp4).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say what was done as JSON on stdout.")] = False,
 ) -> None:
     """Edits VIDEO as the instruction says: an mp4 of the same size, rate and length, with the same sound.
@@ -81,24 +87,37 @@ def edit(
             raise UsageError("--batch takes videos, instructions and references from the CSV", "leave the others out")
     elif video is None or prompt is None:
         raise UsageError("no video or no --prompt", 'e.g. kiwi edit a.mp4 --prompt "make it red" --out b.mp4')
+    if compare_to is not None and not compare:
+        raise UsageError("--compare-to without --compare", "add --compare, or leave --compare-to out")
+    _check_windows(window, overlap)
     choices = {
         "steps": steps, "sampler": sampler, "step_cache": step_cache, "seed": seed, "size": size, "window": window,
         "overlap": overlap, "carry": carry, "batch_size": batch_size,
     }  # fmt: skip
     laid = {"device": device, "offload": offload, "tiling": tiling, "dtype": dtype, "vae_dtype": vae_dtype}
     if batch is not None:
-        said = _edit_rows(batch, out, model, workdir, choices, laid)
+        with _stopped((), "The rows that were done are kept; the same command does what is left."):
+            said = _edit_rows(batch, out, model, workdir, choices, laid)
     else:
         assert video is not None
         assert prompt is not None
         side_by_side = compare_to or (out.with_suffix(f".compare{out.suffix}") if compare else None)
-        said = _edit_one(video, prompt, reference, out, side_by_side, model, workdir, choices, laid)
+        with _stopped((out, side_by_side), "Nothing was written."):
+            said = _edit_one(video, prompt, reference, out, side_by_side, model, workdir, choices, laid)
     print(json.dumps(said, ensure_ascii=False) if as_json else out)
     if batch is not None and said["failed"]:
         raise KiwiError(
             f"{said['failed']} of {said['rows']} rows failed",
             f"{out / 'results.csv'} says why; mend them and run again",
         )
+
+
+def _check_windows(window: int | None, overlap: int | None) -> None:
+    """Raises UsageError for windows that are all overlap. Where one of them is the model's, see `_check_choices`."""
+    from kiwi.editing.geometry import nearest_length
+
+    if window is not None and overlap is not None and overlap >= (taken := nearest_length(window)):
+        raise UsageError(f"an overlap of {overlap} frames in windows of {taken}", "give 0 to window - 1")
 
 
 def _edit_one(
@@ -123,7 +142,7 @@ def _edit_one(
 
     request = FileRequest(video, prompt, out, reference, choices["seed"], compare)
     try:
-        check_request(request)
+        reel = check_request(request)
         if reference is not None:
             reference_image(reference)
     except EditError as error:
@@ -131,19 +150,28 @@ def _edit_one(
     for path in (out, compare):
         if path is not None:
             check_writable(path)
-    editor = _load(model_folder(model, workdir), choices, laid)
+    chosen = chosen_model(model, workdir)
+    _check_choices(chosen.folder, choices, laid)
+    editor = _load(chosen.folder, choices, laid)
+    try:
+        editor.pipeline.check_clip(reel.frames, reel.height, reel.width, reference is not None)
+    except EditError as error:
+        raise UsageError(error.message, error.remedy) from error
     from kiwi.editing.files import edit_files
 
-    with _progress("editing") as progress:
+    with progress_of("editing") as progress:
         ((_, outcome),) = edit_files(editor, [request], progress)
     if isinstance(outcome, KiwiError):
         raise outcome
     return {
         "out": str(outcome.out), "compare": None if outcome.compare is None else str(outcome.compare),
-        "width": outcome.width, "height": outcome.height, "frames": outcome.frames, "fps": round(outcome.fps, 6),
-        "windows": outcome.windows, "model_size": list(outcome.model_size), "audio": outcome.audio,
+        "width": outcome.width, "height": outcome.height, "frames": outcome.frames,
+        "fps": None if reel.is_still else round(outcome.fps, 6),
+        "windows": outcome.windows, "window": editor.options.window, "overlap": editor.options.overlap,
+        "model_size": list(outcome.model_size), "audio": outcome.audio,
         "uneven_rate": outcome.uneven_rate, "steps": editor.options.steps, "sampler": editor.options.sampler,
-        "step_cache": editor.options.step_cache, "seed": editor.options.seed, "model": model,
+        "step_cache": editor.options.step_cache, "seed": editor.options.seed,
+        "model": {"name": chosen.name, "version": chosen.version, "folder": str(chosen.folder)},
         "device": editor.pipeline.placement.device, "seconds": round(time.monotonic() - started, 3),
     }  # fmt: skip
 
@@ -158,8 +186,9 @@ def _edit_rows(
     rows = read_rows(path)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file", "--batch writes into a folder")
-    folder = model_folder(model, workdir)
-    with _progress("editing") as progress:
+    folder = chosen_model(model, workdir).folder
+    _check_choices(folder, choices, laid)
+    with progress_of("editing") as progress:
         done = edit_batch(
             lambda: _load(folder, choices, laid), rows, path.parent, out, _options(choices),
             "-".join([contents_digest(folder)[:16], laid["dtype"], *_other(laid["vae_dtype"])]), progress,
@@ -183,6 +212,33 @@ def _options(choices: dict[str, Any]) -> SamplingOptions:
     return SamplingOptions(**choices)
 
 
+def _check_choices(folder: Path, choices: dict[str, Any], laid: dict[str, Any]) -> None:
+    """Looks at the options before weights are loaded, and says on stderr what is not done as asked.
+
+    Raises UsageError for a device that is not there or values that the model cannot take, ModelError for a folder
+    that holds none.
+    """
+    from kiwi.editing.errors import EditError
+    from kiwi.editing.options import completed
+    from kiwi.editing.placement import checked_device
+    from kiwi.model.imports import light_imports
+
+    try:
+        device = checked_device(laid["device"])
+        with light_imports():
+            from kiwi.model.checkpoint import read_index
+            from kiwi.model.defaults import defaults_of_json
+
+            index = read_index(folder)
+        full = completed(_options(choices), defaults_of_json(index.get("edit"), index["preset"]))
+    except EditError as error:
+        raise UsageError(error.message, error.remedy) from error
+    if choices["window"] not in (None, full.window):
+        print(f"--window {choices['window']} is rounded to {full.window}: 4k + 1 frames are taken", file=sys.stderr)
+    if laid["offload"] == "model" and device == "cpu":
+        print("--offload model does nothing on the CPU", file=sys.stderr)
+
+
 def _load(folder: Path, choices: dict[str, Any], laid: dict[str, Any]) -> StreamEditor:
     """The model, laid out. Raises ModelError for a folder that holds none, EditError for a device that is not there."""
     from kiwi.editing.placement import Placement, checked_device
@@ -197,36 +253,53 @@ def _load(folder: Path, choices: dict[str, Any], laid: dict[str, Any]) -> Stream
     return StreamEditor.of(pipeline, _options(choices))
 
 
+def _state(path: Path | None) -> tuple[int, int] | None:
+    """By which a file that was written is told from the one that was there before."""
+    if path is None or not path.exists():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time that is left, on stderr; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _stopped(files: tuple[Path | None, ...], said: str) -> Iterator[None]:
+    """Ctrl-C is told in a line, not as a failure; `said` where none of `files` was written."""
+    before = [_state(path) for path in files]
+    try:
+        yield
+    except KeyboardInterrupt:
+        written = [str(path) for path, former in zip(files, before, strict=True) if _state(path) != former]
+        print(f"Stopped. {', '.join(written) + ' was written.' if written else said}", file=sys.stderr, flush=True)
+        raise typer.Exit(130) from None
 
 
-def model_folder(model: str, workdir: Path) -> Path:
+@dataclass(frozen=True)
+class ChosenModel:
+    """The folder that edits; name and version where it came from the registry."""
+
+    folder: Path
+    name: str | None = None
+    version: str | None = None
+
+
+def chosen_model(model: str, workdir: Path) -> ChosenModel:
     """A folder as it stands, or the registry's model under that alias or version."""
     if Path(model).is_dir():
-        return Path(model)
+        return ChosenModel(Path(model))
     if "/" in model:
         raise UsageError(f"no model folder {model}", "name an existing folder, or an alias such as champion")
     from kiwi.cli.stored import stored_configuration
-    from kiwi.registry import download_model
 
-    return download_model(stored_configuration(workdir), alias_or_version=model)
+    try:
+        configuration = stored_configuration(workdir)
+    except UsageError as error:
+        if model == CHAMPION:
+            raise
+        said = f"no model {model!r}: it is no folder, and there is no run in {workdir} whose registry could hold it"
+        raise UsageError(said, "name a folder with --model, or a run's work folder with --workdir") from error
+    from kiwi.registry import download_model, show
+    from kiwi.tracking import tracking_uri
+
+    version = show(tracking_uri(configuration), configuration.model_name, model)
+    folder = download_model(configuration, alias_or_version=version.version)
+    return ChosenModel(folder, version.name, version.version)

@@ -45,7 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class RowResult:
-    """A line of results.csv. `status` is done or failed; `reason` is of EditError or MediaError, or "failed"."""
+    """A line of results.csv. `status` is done or failed; `reason` is of EditError or MediaError, or "failed".
+
+    `seed` is what was used, and of a failed row what was asked for: blank where nothing was.
+    """
 
     row: int
     video: str
@@ -170,10 +173,10 @@ def _request(row: Row, folder: Path, out: Path, seed: int, taken: dict[Path, int
     video = folder / row.video
     if row.seed and not row.seed.lstrip("-").isdigit():
         raise EditError(f"the seed {row.seed!r} is no whole number", "give one, or leave it empty")
-    place = (out / (row.out or f"{row.number:04d}-{video.stem}{_suffix(video)}")).resolve()
-    if not place.is_relative_to(out.resolve()):
+    place = out / (row.out or f"{row.number:04d}-{video.stem}{_suffix(video)}")
+    if not place.resolve().is_relative_to(out.resolve()):
         raise EditError(f"{row.out} lies outside of {out}", "name a file in the output folder", "bad_output")
-    if place.name == RESULTS or taken.setdefault(place, row.number) != row.number:
+    if place.name == RESULTS or taken.setdefault(place.resolve(), row.number) != row.number:
         raise EditError(f"{row.out or place.name} is taken already", "name another file", "bad_output")
     request = FileRequest(
         video, row.prompt, place, folder / row.reference if row.reference else None, int(row.seed) if row.seed else seed

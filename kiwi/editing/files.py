@@ -95,6 +95,7 @@ class _Job:
     def opened(cls, number: int, request: FileRequest, editor: StreamEditor) -> _Job:
         """Surveys the file and opens its outputs, so that a place that cannot be written fails before any work."""
         reel = check_request(request)
+        editor.pipeline.check_clip(reel.frames, reel.height, reel.width, request.reference is not None)
         reference = None if request.reference is None else reference_image(request.reference)
         subject = editor.pipeline.subject(
             number, request.prompt, (reel.height, reel.width), reference, reference, request.seed

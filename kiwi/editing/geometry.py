@@ -18,6 +18,11 @@ def causal_length(frames: int, stride: int = 4) -> int:
     return 1 + stride * math.ceil(max(0, frames - 1) / stride)
 
 
+def nearest_length(frames: int, stride: int = 4) -> int:
+    """The length stride·k + 1 that diffusers' Wan pipelines round a number of frames to: 7 -> 5, 12 -> 13."""
+    return frames // stride * stride + 1
+
+
 def padded(clip: Frames, length: int) -> Frames:
     """Repeats the last frame up to `length`. [T, H, W, 3] -> [length, H, W, 3]."""
     missing = length - len(clip)

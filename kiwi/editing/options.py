@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kiwi.editing.errors import EditError
+from kiwi.editing.geometry import nearest_length
 from kiwi.editing.sampling import SAMPLERS, Sampler
 from kiwi.editing.step_cache import STEP_CACHES, StepCache
 from kiwi.editing.wording import check_seed
@@ -20,7 +21,7 @@ class SamplingOptions:
     Attributes:
         steps: evaluations of the model for each window.
         size: the square root of the pixels that the model sees of a frame.
-        window: frames that the model sees at once; longer clips are edited in windows.
+        window: frames that the model sees at once, rounded to 4k + 1; longer clips are edited in windows.
         overlap: frames that a window shares with the one before, at least.
         carry: whether a window begins from the edit of the frames that it shares, or each from noise alone.
         batch_size: windows, of one clip or of several, that are denoised together.
@@ -40,6 +41,8 @@ class SamplingOptions:
 def completed(options: SamplingOptions, own: EditDefaults) -> SamplingOptions:
     """The options with the model's values where none is given. Raises EditError for values that cannot be."""
     window = own.frames if options.window is None else options.window
+    if options.window is not None and window > 0:
+        window = nearest_length(window)
     given: dict[str, Any] = {
         "steps": own.steps if options.steps is None else options.steps,
         "size": own.size if options.size is None else options.size,

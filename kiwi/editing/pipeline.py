@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kiwi.editing.clips import OutputType, check_output_type, clips_of, given_back, references_of
 from kiwi.editing.errors import EditError
+from kiwi.editing.extent import check_extent
 from kiwi.editing.geometry import Edited, blend, causal_length, padded, rounded, windows
 from kiwi.editing.options import check_steps
 from kiwi.editing.placement import Placement, is_out_of_memory, out_of_memory, place, placed, working
@@ -322,6 +323,12 @@ class KiwiEditPipeline:
         """(height, width) at which the model sees frames of that size."""
         return fit_size(height, width, self.side, self.model.pixel_multiple)
 
+    def check_clip(self, frames: int, height: int, width: int, referenced: bool) -> None:
+        """Raises EditError for a clip whose windows are larger than the model or the memory takes."""
+        check_extent(
+            self.model, self.placement.device, self.side, min(frames, self.frames), (height, width), referenced
+        )
+
     def edit_windows(
         self,
         pieces: Sequence[Window],
@@ -348,6 +355,7 @@ class KiwiEditPipeline:
     ) -> list[Window]:
         if video.ndim != 4 or video.shape[-1] != 3 or not len(video):
             raise EditError(f"request {index} is no clip: its shape is {video.shape}", "give [T, H, W, 3] frames")
+        self.check_clip(len(video), video.shape[1], video.shape[2], reference is not None)
         subject = self.subject(index, instruction, (video.shape[1], video.shape[2]), reference, latent, seed)
         small = resize_frames(video, *subject.size)
         pieces = []

@@ -62,7 +62,7 @@ def reference_image(path: Path) -> Image:
 def _check_output(request: FileRequest, out: Path, reel: Reel) -> None:
     suffix = out.suffix.lower()
     if reel.is_still and suffix not in STILL_SUFFIXES:
-        said = f"{request.video} is a still image, and {out} is none"
+        said = f"{out} is not a still image: {request.video} is one, and so is its edit"
         raise EditError(said, f"name a file that ends in {', '.join(STILL_SUFFIXES)}", "bad_output")
     if not reel.is_still and suffix != ".mp4":
         raise EditError(f"{out} does not end in .mp4", "name an .mp4 file", "bad_output")

@@ -88,6 +88,11 @@ def convert(
             f"{source} is {FORMATS[found]}: it cannot be written as {FORMATS[wanted]}",
             "--to training or --to diffusers for a folder of ours, --to kiwi for the others",
         )
+    if found == "kiwi" and (source / "codec").is_dir():
+        raise ModelError(
+            f"{source} is a tiny model, whose transform the authors' code has not: it could not be converted back",
+            "train with a preset that has an autoencoder, such as middle, to convert",
+        )
     if wanted == "foundation":
         raise UsageError("foundation weights are a source only", "--to kiwi, training or diffusers")
     with written_whole(destination, file=CHECKPOINT if wanted == "training" else "") as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import PIL.Image
 import pytest
 
 from kiwi.configuration import ModelSettings
@@ -137,6 +139,33 @@ def test_a_killed_batch_resumes_and_does_only_what_is_left(model: Path, tmp_path
         assert len(decode(tmp_path / "out" / f"{index + 1:04d}-{index}.mp4").frames) == 24 + index
 
 
+def test_ctrl_c_is_told_in_a_line_and_leaves_what_was_there(model: Path, tmp_path: Path) -> None:
+    encode_video(tmp_path / "a.mp4", np.zeros((200, 48, 64, 3), np.uint8), 10.0)
+    (tmp_path / "b.mp4").write_bytes(b"before")
+    process = started("a.mp4", "--prompt", "x", "--model", model, "--out", "b.mp4", "--steps", 1000, "--window", 7,
+                      cwd=tmp_path)  # fmt: skip
+    assert process.stderr is not None
+    said = [process.stderr.readline(), process.stderr.readline()]
+    process.send_signal(signal.SIGINT)
+    out, rest = process.communicate(timeout=60)
+    assert said[0] == "--window 7 is rounded to 5: 4k + 1 frames are taken\n"
+    assert re.fullmatch(r"editing: \d+%, [\d:. s]+ left\n", said[1])
+    assert rest.splitlines()[-1] == "Stopped. Nothing was written."
+    assert (process.returncode, out) == (130, "")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4"}
+    assert (tmp_path / "b.mp4").read_bytes() == b"before"
+
+
+def test_a_still_has_no_rate_and_the_model_is_said_by_its_folder(model: Path, tmp_path: Path) -> None:
+    PIL.Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    done = kiwi_edit("a.png", "--prompt", "x", "--model", model, "--out", "b.png", "--window", 7, "--offload", "model",
+                     "--json", cwd=tmp_path)  # fmt: skip
+    said = json.loads(done.stdout)
+    assert (said["fps"], said["window"], said["frames"]) == (None, 5, 1)
+    assert said["model"] == {"name": None, "version": None, "folder": str(model)}
+    assert "--offload model does nothing on the CPU" in done.stderr
+
+
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -163,8 +192,13 @@ def wrong_uses(folder: Path, model: Path) -> dict[str, tuple[list[object], int]]
         "has no column prompt": (["--batch", "bad.csv", "--out", "o", "--model", model], 2),
         "--batch takes videos": (["a.mp4", "--batch", "bad.csv", "--out", "o"], 2),
         "other is no model folder": (["a.mp4", "--prompt", "x", "--model", "other", "--out", "b.mp4"], 1),
-        "no device 'gpu'": (["a.mp4", *good, "--out", "b.mp4", "--device", "gpu"], 1),
-        "an overlap of 9 frames": (["a.mp4", *good, "--out", "b.mp4", "--window", "5", "--overlap", "9"], 1),
+        "no device 'gpu'": (["a.mp4", *good, "--out", "b.mp4", "--device", "gpu"], 2),
+        "no device 'tpu'": (["a.mp4", *good, "--out", "b.mp4", "--device", "tpu"], 2),
+        "an overlap of 9 frames": (["a.mp4", *good, "--out", "b.mp4", "--window", "5", "--overlap", "9"], 2),
+        "an overlap of 12 frames in windows of 9": (["a.mp4", *good, "--out", "b.mp4", "--overlap", "12"], 2),
+        "--size 1028 or less": (["a.mp4", *good, "--out", "b.mp4", "--size", "2048"], 2),
+        "--compare-to without --compare": (["a.mp4", *good, "--out", "b.mp4", "--compare-to", "c.mp4"], 2),
+        "no model 'nosuch'": (["a.mp4", "--prompt", "x", "--model", "nosuch", "--out", "b.mp4"], 2),
     }
 
 

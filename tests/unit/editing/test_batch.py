@@ -86,6 +86,16 @@ def test_every_row_has_a_result_or_a_typed_failure(folder: Path, loaded: Loaded)
     assert survey(folder / "out" / "named.mp4").frames == 11
 
 
+def test_failed_rows_keep_the_seed_as_asked_and_messages_the_paths_as_given(
+    folder: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    run(Path(), HEADER + "gone.mp4,x,,7,\ngone.mp4,x,,,\n0.mp4,x,,,a.avi\n0.mp4,x,,,\n", loaded)
+    said = results(Path())
+    assert [said[row].seed for row in (1, 2, 3, 4)] == ["7", "", "", "0"]
+    assert [said[row].message for row in (1, 3)] == ["no file gone.mp4", "out/a.avi does not end in .mp4"]
+
+
 def test_finished_rows_are_skipped_and_changed_ones_are_not(folder: Path, loaded: Loaded) -> None:
     text = HEADER + "0.mp4,make it blue,,,\n1.mp4,make it blue,still.png,,\n2.mp4,make it blue,,,\n"
     run(folder, text, loaded)

@@ -148,7 +148,7 @@ def bad_requests(folder: Path) -> dict[str, FileRequest]:
         "is the input itself": FileRequest(good, WORDS, good),
         "is a folder": FileRequest(good, WORDS, folder / "folder.mp4"),
         "does not end in .mp4": FileRequest(good, WORDS, folder / "out" / "b.avi"),
-        "is a still image": FileRequest(folder / "still.png", WORDS, out),
+        "b.mp4 is not a still image": FileRequest(folder / "still.png", WORDS, out),
         "cannot be written": FileRequest(good, WORDS, folder / "text.mp4" / "b.mp4"),
         "both result and comparison": FileRequest(good, WORDS, out, compare=out),
     }
@@ -157,7 +157,7 @@ def bad_requests(folder: Path) -> dict[str, FileRequest]:
 @pytest.mark.parametrize("said", [
     "no file", "no readable video", "instruction is empty", "has 10,000 characters", "is no text",
     "seed .* is out of range", "is no image", "is the input itself", "is a folder",
-    "does not end in .mp4", "is a still image", "cannot be written", "both result and comparison",
+    "does not end in .mp4", "b.mp4 is not a still image", "cannot be written", "both result and comparison",
 ])  # fmt: skip
 def test_a_bad_request_is_refused_and_nothing_is_written(editor: StreamEditor, tmp_path: Path, said: str) -> None:
     request = bad_requests(tmp_path)[said]

@@ -193,6 +193,13 @@ def test_one_bad_clip_does_not_stop_the_others(pipeline: KiwiEditPipeline) -> No
         assert sum(len(part) for part in given[number]) == 30  # type: ignore[arg-type,misc]
 
 
+def test_windows_are_rounded_as_diffusers_rounds_frames() -> None:
+    own = defaults_of("tiny")
+    found = {asked: completed(SamplingOptions(window=asked, overlap=0), own).window for asked in (1, 3, 5, 7, 9, 12)}
+    assert found == {1: 1, 3: 1, 5: 5, 7: 5, 9: 9, 12: 13}
+    assert completed(SamplingOptions(), own).window == own.frames
+
+
 def test_progress_counts_every_step_of_every_window(pipeline: KiwiEditPipeline) -> None:
     editor = StreamEditor.of(pipeline, SamplingOptions(steps=3, batch_size=2))
     subject = pipeline.subject(0, WORDS, (64, 64), None, None, 0)
@@ -208,6 +215,8 @@ def test_progress_counts_every_step_of_every_window(pipeline: KiwiEditPipeline) 
     ("options", "said"),
     [
         (SamplingOptions(window=9, overlap=9), "overlap of 9"),
+        (SamplingOptions(window=7, overlap=5), "overlap of 5 frames in windows of 5"),
+        (SamplingOptions(window=0), "window is 0"),
         (SamplingOptions(steps=-1), "steps is -1"),
         (SamplingOptions(sampler="heun"), "no sampler 'heun'"),  # type: ignore[arg-type]
     ],

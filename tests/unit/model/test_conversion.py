@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -133,6 +134,16 @@ def test_an_editor_that_was_never_foreign_can_be_written_too(released: Released,
         f"dit.text_embedding.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")
     }
     assert [name for name in after if not torch.equal(before[name], after[name])] == ["mllm.video_queries.q"]
+
+
+@pytest.mark.parametrize("to", ["training", "diffusers"])
+def test_a_tiny_model_is_not_written_for_code_that_has_no_such_codec(
+    tmp_path: Path, to: Literal["training", "diffusers"]
+) -> None:
+    save_model(new_editor(ModelSettings(), ["Make it blue."]), tmp_path / "tiny", "# card\n")
+    with pytest.raises(ModelError, match="tiny is a tiny model"):
+        convert(tmp_path / "tiny", tmp_path / "out", to)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
 def test_a_checkpoint_of_stage_1_takes_the_rest_from_a_start(released: Released, ours: Path, tmp_path: Path) -> None:
@@ -284,7 +295,9 @@ def test_what_a_source_lacks_is_asked_for_by_option(released: Released, tmp_path
 
 
 def test_an_ablation_has_no_place_in_the_authors_formats(tmp_path: Path, released: Released) -> None:
-    save_model(new_editor(ModelSettings(source_scaling="learned"), ["remove it"]), tmp_path / "learned", "")
+    save_model(
+        new_editor(ModelSettings(preset="middle", source_scaling="learned"), ["remove it"]), tmp_path / "learned", ""
+    )
     for to in ("training", "diffusers"):
         with pytest.raises(ModelError, match="conditioned otherwise"):
             convert(tmp_path / "learned", tmp_path / "out", to, Additions(vae=released.vae))  # type: ignore[arg-type]
