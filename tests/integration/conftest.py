@@ -24,6 +24,8 @@ PROGRAMS = ("ceph-mon", "ceph-osd", "ceph-mgr", "radosgw", "monmaptool", "ceph",
 PACKAGES = "ceph-mon ceph-osd ceph-mgr ceph-common radosgw"
 KEY, SECRET = "kiwi", "a-secret-of-the-tests"
 
+# The monitor's floors of free disk are taken away: it holds a few megabytes for minutes, and by default it ends itself,
+# without which every command waits for ever, where a large disk is more than 95% full.
 SETTINGS = """
 [global]
 fsid = {fsid}
@@ -43,6 +45,8 @@ pid file = {root}/run/$name.pid
 log file = {root}/log/$name.log
 keyring = {root}/keyring
 mon data = {root}/mon
+mon data avail warn = 0
+mon data avail crit = 0
 osd data = {root}/osd
 mgr data = {root}/mgr
 osd objectstore = memstore
@@ -126,12 +130,28 @@ class Gateway:
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "CEPH_CONF": str(self.root / "ceph.conf")}
 
-    def _do(self, *command: str) -> None:
-        done = subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, timeout=120, cwd=self.root
-        )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    def _do(self, *command: str, seconds: float = 120.0) -> None:
+        """Runs one command to its end; its own patience is endless, so a daemon that died is looked for meanwhile."""
+        told = self.root / "log" / "commands.out"
+        with open(told, "ab") as log:
+            work = subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log, cwd=self.root)
+        until = time.monotonic() + seconds
+        try:
+            while work.poll() is None:
+                self._daemons_live()
+                if time.monotonic() > until:
+                    raise RuntimeError(f"{' '.join(command)} took over {seconds:.0f} s: {self._last_words()}")
+                time.sleep(0.05)
+        finally:
+            work.kill()
+            work.wait()
+        if work.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {told.read_text(errors='replace')[-2000:]}")
+
+    def _daemons_live(self) -> None:
+        for daemon in self.daemons:
+            if daemon.poll() is not None:
+                raise RuntimeError(f"{daemon.args} ended with {daemon.returncode}: {self._last_words()}")
 
     def _run(self, *command: str) -> None:
         with open(self.root / "log" / f"{command[0]}.out", "wb") as log:
@@ -142,9 +162,7 @@ class Gateway:
     def _wait(self, seconds: float = 120.0) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            for daemon in self.daemons:
-                if daemon.poll() is not None:
-                    raise RuntimeError(f"{daemon.args} ended with {daemon.returncode}: {self._last_words()}")
+            self._daemons_live()
             try:
                 urllib.request.urlopen(self.endpoint, timeout=5)
                 return
