@@ -8,18 +8,22 @@ Linux x86-64. No address is written: where packages come from is the builder's o
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
-# What each file holds. MLflow's server, with a login and artifacts on S3, runs from the client image.
+# What each file holds. MLflow's server, with a login, figures and artifacts on S3, runs from the client image.
+SERVER = ["mlflow[auth]", "prometheus-flask-exporter"]
 FILES = {
     "tools.txt": ("what installs the rest", ["pip", "setuptools"]),
-    "client.txt": ("submits, tracks and promotes, without torch", [f"{ROOT}[postgres]", "mlflow[auth]"]),
-    "compute.txt": ("everything that a task computes with", [f"{ROOT}[all]", "mlflow[auth]"]),
+    "client.txt": ("submits, tracks and promotes, without torch", [f"{ROOT}[postgres]", *SERVER]),
+    "compute.txt": ("everything that a task computes with", [f"{ROOT}[all]", *SERVER]),
 }
+# Three quarters of the compute image, which seldom change: also in a file of their own, for a layer of their own.
+LARGE = re.compile(r"(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
 HEAD = """\
 # {about}. Written by `make images-lock`; do not edit.
 # For Python {python} on Linux x86-64: {count} packages.
@@ -45,6 +49,12 @@ def pin(package: dict) -> str:
     return f"{name.lower().replace('_', '-')}=={version} --hash=sha256:{hashes['sha256']}"
 
 
+def write(file: str, about: str, python: str, pins: list[str]) -> None:
+    head = HEAD.format(about=about[0].upper() + about[1:], python=python, count=len(pins))
+    (FOLDER / file).write_text(head + "\n".join(pins) + "\n")
+    print(f"{file}: {len(pins)} packages")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", default="3.11", help="the base image's; this interpreter must be of that version")
@@ -53,9 +63,10 @@ def main() -> None:
         sys.exit(f"lock: the images have Python {python}, this is {sys.version.split()[0]}")
     for file, (about, wanted) in FILES.items():
         packages = [package for package in resolved(wanted) if "dir_info" not in package["download_info"]]
-        head = HEAD.format(about=about.capitalize(), python=python, count=len(packages))
-        (FOLDER / file).write_text(head + "\n".join(sorted(pin(package) for package in packages)) + "\n")
-        print(f"{file}: {len(packages)} packages")
+        pins = sorted(pin(package) for package in packages)
+        write(file, about, python, pins)
+    large = [pin for pin in pins if LARGE.match(pin)]  # of compute.txt, which stands last and stays complete
+    write("torch.txt", "torch and what it computes with, of compute.txt", python, large)
 
 
 if __name__ == "__main__":

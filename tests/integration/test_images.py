@@ -50,6 +50,13 @@ def test_an_image_runs_as_a_numbered_user_that_may_write_nothing_of_it(image):
     assert written.returncode != 0
 
 
+def test_an_image_is_well_as_any_numbered_user(image):
+    """Clusters give a user of their own, and `kiwi run --backend docker` the caller's."""
+    said = docker("run", *LOCKED, "--user", "43210:43210", image, "kiwi", "doctor", "--json")
+    assert said.returncode == 0, said.stdout
+    assert docker("run", *LOCKED, "--user", "43210:43210", image, "id", "-u").stdout.strip() == "43210"
+
+
 def test_torch_is_where_it_belongs(image):
     there = run(image, "python3", "-c", "import torch, torchvision").returncode == 0
     assert there == (not image.startswith("kiwi-client"))
@@ -60,6 +67,16 @@ def test_no_secret_stands_in_the_settings_or_the_history_of_an_image(image):
     said = "\n".join([*seen["Config"]["Env"], json.dumps(seen["Config"]["Labels"])])
     said += docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).stdout
     assert not SECRET.search(said)
+
+
+def test_no_file_of_a_login_lies_in_an_image(image):
+    names = "pip.conf .netrc .pypirc .npmrc .env id_rsa id_ed25519 credentials .git-credentials"
+    wanted = [word for name in names.split() for word in ("-o", "-name", name)][1:]
+    as_root = ("run", "--rm", "--user", "0:0", "--network", "none", image)  # what only root may read, too
+    found = docker(*as_root, "find", "/", "-xdev", "-type", "f", "(", *wanted, ")")
+    assert (found.returncode, found.stdout) == (0, "")
+    keys = docker(*as_root, "grep", "-rlE", "^-----BEGIN [A-Z ]*PRIVATE KEY", "/app", "/etc", "/opt/requirements")
+    assert (keys.returncode, keys.stdout) == (1, ""), "1: nothing was found"
 
 
 def test_the_image_says_which_sources_it_was_made_of(image):

@@ -17,7 +17,7 @@ from kiwi.errors import KiwiError, UsageError
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES = REPOSITORY / "infra" / "images"
 PIN = re.compile(r"([a-z0-9][a-z0-9._-]*)==(\S+) --hash=sha256:[0-9a-f]{64}")
-FILES = ("tools.txt", "client.txt", "compute.txt")
+FILES = ("tools.txt", "torch.txt", "client.txt", "compute.txt")
 
 
 def pins(file: str) -> dict[str, str]:
@@ -63,6 +63,13 @@ def test_the_compute_image_changes_no_package_of_the_client():
     assert {name: compute.get(name) for name in pins("client.txt")} == pins("client.txt")
 
 
+def test_the_layer_of_torch_holds_its_packages_of_the_compute_image_and_no_other():
+    torch, compute = pins("torch.txt"), pins("compute.txt")
+    large = {name for name in compute if re.match(r"(torch|torchvision|triton|nvidia-.+|cuda-.+)$", name)}
+    assert {"torch", "torchvision"} < set(torch)
+    assert torch == {name: compute[name] for name in large}, "make images-lock"
+
+
 @pytest.mark.parametrize("file", ["Dockerfile", *FILES])
 def test_no_address_and_no_login_is_written_down(file):
     text = (IMAGES / file).read_text()
@@ -80,6 +87,25 @@ def test_images_run_as_a_numbered_user_on_a_base_that_is_an_argument():
         if re.match(r"\S+ AS (client|cpu)\n", stage):
             assert "\nUSER 1000:1000\n" in stage
             assert "\nUSER" not in stage.partition("\nUSER 1000:1000\n")[2]
+
+
+def test_each_stage_that_downloads_names_the_index_for_itself():
+    """An engine without BuildKit forgets arguments from one stage to the next."""
+    text = (IMAGES / "Dockerfile").read_text()
+    downloads = [stage for stage in re.split(r"^FROM ", text, flags=re.M) if re.search(r"-r /opt/requirements", stage)]
+    assert len(downloads) == len(FILES)
+    for stage in downloads:
+        named = stage.partition("-m pip install")[0]
+        assert "\nARG PIP_INDEX_URL\nARG PIP_EXTRA_INDEX_URL\n" in named
+
+
+def test_what_changes_with_every_commit_stands_below_what_is_large():
+    text = (IMAGES / "Dockerfile").read_text()
+    places = [text.index(f"AS {stage}\n") for stage in ("client", "torch-packages", "compute-packages", "cpu")]
+    assert places == sorted(places), "an engine without BuildKit builds all that stands above a target"
+    for stage in re.split(r"^FROM ", text, flags=re.M):
+        if "ARG REVISION" in stage:
+            assert stage.index("COPY . /app") < stage.index("ARG REVISION"), "a commit of a page alone changes no layer"
 
 
 @pytest.fixture
