@@ -116,6 +116,18 @@ def close_run(configuration: RunConfiguration, state: str, *, whole: bool = True
             print(f"records are kept in {Workspace.of(configuration).records}: {error}")
 
 
+def close_stopped_run(configuration: RunConfiguration) -> None:
+    """What `kiwi run` does for a run that was stopped before its end, in place of the exit task: the report and the
+    summary of what there is, both of which say where it broke off."""
+    from kiwi.reports import write_report
+    from kiwi.summary import write_summary_so_far
+    from kiwi.tracking import task_run
+
+    write_summary_so_far(configuration)
+    with task_run(configuration, "report") as task:
+        write_report(configuration, task)
+
+
 def _record_end_of_pods(configuration: RunConfiguration, status: Status) -> None:
     """On a cluster no process waits for the run's end; its exit task is the last that could write it down."""
     from kiwi.tracking import attempt_of

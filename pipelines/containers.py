@@ -158,7 +158,7 @@ def mounted(configuration: RunConfiguration) -> dict[Path, bool]:
             (path if not path.suffix else path.parent).mkdir(parents=True, exist_ok=True)
     # SQLite writes its journal beside a database, so a file is mounted with its folder.
     found = {path if path.is_dir() else path.parent: True for path in writable}
-    read = [*_texts(configuration.model_dump(mode="json")), *_passed().values()]
+    read = [*_texts(configuration.model_dump(mode="json")), *_passed().values(), _list_folder(configuration)]
     for text in read:
         path = Path(text)
         if text.startswith("/") and len(path.parts) > 2 and path.exists():
@@ -167,6 +167,14 @@ def mounted(configuration: RunConfiguration) -> dict[Path, bool]:
             if not any(path.is_relative_to(above) for above in found):
                 found[path] = False
     return found
+
+
+def _list_folder(configuration: RunConfiguration) -> str:
+    """The folder of the benchmark's list, in which the media lie that it names; "" where there is none."""
+    from kiwi.benchmark.listed import LISTS
+
+    location = (configuration.benchmark.listed or "").partition("=")[2]
+    return str(Path(location).parent) if location.lower().endswith(LISTS) else location
 
 
 def _state() -> Path:

@@ -72,7 +72,10 @@ def set_environment(task: dsl.PipelineTask, variables: Mapping[str, str]) -> Non
 
 def needs(profile: Profile) -> str:
     """What the prerequisites task looks for, as JSON: names and amounts, never a secret's value."""
-    secrets = {secret.name: list(secret.keys.values()) for secret in profile.secrets if not secret.optional}
+    secrets: dict[str, list[str]] = {}
+    for secret in profile.secrets:
+        if not secret.optional:
+            secrets.setdefault(secret.name, []).extend(secret.keys.values())
     largest: dict[str, int] = {}
     for pool in profile.pools.values():
         if pool.accelerator:
@@ -117,10 +120,13 @@ def _use_pool(task: dsl.PipelineTask, name: str, pool: Pool) -> None:
         kubernetes.add_toleration(task, key=taint.key, operator=taint.operator, value=taint.value, effect=taint.effect)
     if pool.shared_memory:
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=pool.shared_memory)
-    if pool.scratch:
+    if pool.scratch and pool.scratch_class:
         kubernetes.add_ephemeral_volume(
             task, "scratch", SCRATCH, ["ReadWriteOnce"], pool.scratch, storage_class_name=pool.scratch_class
         )
+    elif pool.scratch:
+        kubernetes.empty_dir_mount(task, "scratch", SCRATCH, size_limit=pool.scratch)
+    if pool.scratch:
         set_environment(task, {"TMPDIR": SCRATCH})
 
 

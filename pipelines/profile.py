@@ -2,11 +2,12 @@
 
 import os
 import re
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from kiwi.configuration import Settings
 from kiwi.errors import UsageError
@@ -17,6 +18,9 @@ PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 POOL_LABEL = "kiwi.dev/pool"
 SCRATCH = "/scratch"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+FACTORS = {"": Decimal(1), "m": Decimal("0.001")}
+FACTORS |= {letter: Decimal(1000) ** power for power, letter in enumerate("MGT", 2)}
+FACTORS |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGT", 1)}
 
 
 def seconds(said: str) -> int:
@@ -26,9 +30,21 @@ def seconds(said: str) -> int:
     return int(said[:-1]) * UNITS[said[-1]]
 
 
-def _quantity(said: str) -> str:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|[KMGT]i?)?", said):
-        raise ValueError(f"{said!r} is no amount such as 4, 500m or 16Gi")
+def amount(said: str) -> Decimal:
+    """Cores, or bytes: "500m" is 0.5, "16Gi" is 16 * 2**30."""
+    number, factor = re.sub(r"[A-Za-z]+$", "", said), re.search(r"[A-Za-z]+$", said)
+    return Decimal(number) * FACTORS[factor[0] if factor else ""]
+
+
+def _cores(said: str) -> str:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]{1,3}|m)?", said) or not amount(said):
+        raise ValueError(f"{said!r} is no number of cores such as 4, 0.5 or 500m")
+    return said
+
+
+def _bytes(said: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]*([MGT]|[KMGT]i)?", said):
+        raise ValueError(f"{said!r} is no amount of bytes such as 512Mi or 16Gi")
     return said
 
 
@@ -37,26 +53,80 @@ def _duration(said: str) -> str:
     return said
 
 
-Quantity = Annotated[str, AfterValidator(_quantity)]
+def _name(said: str) -> str:
+    if len(said) > 253 or not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", said):
+        raise ValueError(f"{said!r} is no name in Kubernetes: small letters, digits, '-' and '.'")
+    return said
+
+
+def _variable(said: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", said):
+        raise ValueError(f"{said!r} is no name of an environment variable")
+    return said
+
+
+def _secret_key(said: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", said):
+        raise ValueError(f"{said!r} is no key of a secret")
+    return said
+
+
+def _label(said: str) -> str:
+    if not re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?", said):
+        raise ValueError(f"{said!r} is no value of a label")
+    return said
+
+
+def _label_key(said: str) -> str:
+    prefix, found, name = said.rpartition("/")
+    if found:
+        _name(prefix)
+    if not name or _label(name) != name:
+        raise ValueError(f"{said!r} is no key of a label")
+    return said
+
+
+Cores = Annotated[str, AfterValidator(_cores)]
+Bytes = Annotated[str, AfterValidator(_bytes)]
 Duration = Annotated[str, AfterValidator(_duration)]
+Name = Annotated[str, AfterValidator(_name)]
+Variable = Annotated[str, AfterValidator(_variable)]
+SecretKey = Annotated[str, AfterValidator(_secret_key)]
+Label = Annotated[str, AfterValidator(_label)]
+LabelKey = Annotated[str, AfterValidator(_label_key)]
 
 
 class Toleration(Settings):
     """A taint that a task's pod bears."""
 
-    key: str
+    key: LabelKey
     operator: Literal["Equal", "Exists"] = "Exists"
-    value: str | None = None
+    value: Label | None = None
     effect: Literal["NoExecute", "NoSchedule", "PreferNoSchedule"] | None = None
+
+    @model_validator(mode="after")
+    def _a_value_where_one_is_compared(self) -> Self:
+        if (self.operator == "Equal") == (self.value is None):
+            raise ValueError("Equal compares with a value, Exists with none")
+        return self
 
 
 class Affinity(Settings):
     """One expression on the nodes' labels; a `weight` makes it a wish, none makes it a must."""
 
-    key: str
+    key: LabelKey
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"] = "In"
-    values: tuple[str, ...] = ()
+    values: tuple[Label, ...] = ()
     weight: int | None = Field(None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _as_many_values_as_are_compared(self) -> Self:
+        if self.operator in ("Gt", "Lt"):
+            if len(self.values) != 1 or not self.values[0].isdecimal():
+                raise ValueError(f"{self.operator} compares with one whole number, as text")
+        elif (self.operator in ("In", "NotIn")) != bool(self.values):
+            raise ValueError("In and NotIn compare with values, Exists and DoesNotExist with none")
+        return self
 
     def expression(self) -> dict[str, Any]:
         """In Kubernetes' words."""
@@ -66,19 +136,31 @@ class Affinity(Settings):
 class Pool(Settings):
     """The nodes a task runs on and what it asks of them."""
 
-    cpu: Quantity | None = None
-    cpu_limit: Quantity | None = Field(None, description="None: no limit, so that idle cores are used")
-    memory: Quantity | None = Field(None, description="asked for and limit alike: memory cannot be taken back")
-    accelerator: str | None = Field(None, description="the resource's name, such as nvidia.com/gpu")
+    cpu: Cores | None = None
+    cpu_limit: Cores | None = Field(None, description="None: no limit, so that idle cores are used")
+    memory: Bytes | None = Field(None, description="asked for and limit alike: memory cannot be taken back")
+    accelerator: LabelKey | None = Field(None, description="the resource's name, such as nvidia.com/gpu")
     accelerators: int = Field(0, ge=0, description="of one node")
     nodes: int = Field(1, ge=1, description="more than one: a TrainJob on as many nodes, for train_stage alone")
-    selectors: dict[str, str] = {}
+    selectors: dict[LabelKey, Label] = {}
     affinity: tuple[Affinity, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
-    shared_memory: Quantity | None = Field(None, description="/dev/shm, for the loaders' worker processes")
-    scratch: Quantity | None = Field(None, description="a volume that lives as long as the pod, where TMPDIR points")
-    scratch_class: str | None = Field(None, description="its storage class; None: the cluster's default")
-    priority: str | None = Field(None, description="Kueue's WorkloadPriorityClass")
+    shared_memory: Bytes | None = Field(None, description="/dev/shm, for the loaders' worker processes; of `memory`")
+    scratch: Bytes | None = Field(None, description="a place that lives as long as the pod, where TMPDIR points")
+    scratch_class: Name | None = Field(None, description="a volume of that storage class; None: the node's own disk")
+    priority: Name | None = Field(None, description="Kueue's WorkloadPriorityClass")
+
+    @model_validator(mode="after")
+    def _what_a_node_can_give(self) -> Self:
+        if bool(self.accelerator) != bool(self.accelerators):
+            raise ValueError("`accelerator` names what `accelerators` counts: give both, or neither")
+        if self.cpu_limit and (not self.cpu or amount(self.cpu_limit) < amount(self.cpu)):
+            raise ValueError("`cpu_limit` is at least `cpu`, which has to be there")
+        if self.shared_memory and (not self.memory or amount(self.shared_memory) >= amount(self.memory)):
+            raise ValueError("`shared_memory` counts as memory: less than `memory`, which has to be there")
+        if self.scratch_class and not self.scratch:
+            raise ValueError("`scratch_class` is of a volume whose size `scratch` says")
+        return self
 
 
 class TaskSettings(Settings):
@@ -92,8 +174,8 @@ class TaskSettings(Settings):
 class Secret(Settings):
     """A Kubernetes secret by name; its values never stand in a pipeline. `keys`: its key → environment variable."""
 
-    name: str
-    keys: dict[str, str]
+    name: Name
+    keys: dict[SecretKey, Variable] = Field(min_length=1)
     optional: bool = False
     tasks: tuple[str, ...] = Field((), description="components that get it; none named: all")
 
@@ -101,8 +183,8 @@ class Secret(Settings):
 class Volume(Settings):
     """A claim that every task mounts: the work folders."""
 
-    claim: str
-    path: str
+    claim: Name
+    path: str = Field(pattern=r"^/[^:]+$")
 
 
 class Security(Settings):
@@ -138,17 +220,17 @@ class Profile(Settings):
     shard_threads: int | None = Field(None, ge=1)
     prerequisites: bool = False
     free_gigabytes: float = Field(1.0, ge=0)
-    namespace: str | None = None
-    service_account: str | None = None
+    namespace: Name | None = None
+    service_account: Name | None = None
     pipeline_root: str | None = None
-    queue: str | None = None
+    queue: Name | None = None
     pool: str | None = None
-    training_runtime: str | None = None
-    pools: dict[str, Pool] = {}
+    training_runtime: Name | None = None
+    pools: dict[Label, Pool] = {}
     tasks: dict[str, TaskSettings] = {}
     secrets: tuple[Secret, ...] = ()
-    environment: dict[str, str] = {}
-    image_pull_secrets: tuple[str, ...] = ()
+    environment: dict[Variable, str] = {}
+    image_pull_secrets: tuple[Name, ...] = ()
     volume: Volume | None = None
     security: Security | None = None
 
@@ -208,6 +290,7 @@ def _checked(path: Path, said: Any) -> Profile:
     if lacking:
         raise UsageError(f"profile {path}: no pool {lacking[0]!r}", f"pools: {', '.join(profile.pools) or 'none'}")
     _check_nodes(path, profile)
+    _check_variables(path, profile)
     components = {file.parent.name for file in (Path(__file__).parents[1] / "components").glob("*/component.py")}
     mentioned = {*profile.tasks, *(name for secret in profile.secrets for name in secret.tasks)}
     strangers = sorted(mentioned - components)
@@ -216,6 +299,21 @@ def _checked(path: Path, said: Any) -> Profile:
             f"profile {path}: no component {strangers[0]!r}", f"components: {', '.join(sorted(components))}"
         )
     return profile
+
+
+def _check_variables(path: Path, profile: Profile) -> None:
+    """No variable is said twice for one task: which of the two it is would be Kubernetes' secret."""
+    for component in sorted({*profile.tasks, *(task for secret in profile.secrets for task in secret.tasks), "*"}):
+        said = [*profile.environment]
+        for secret in profile.secrets:
+            if not secret.tasks or component in secret.tasks:
+                said += secret.keys.values()
+        twice = sorted({name for name in said if said.count(name) > 1})
+        if twice:
+            where = "every task" if component == "*" else component
+            raise UsageError(
+                f"profile {path}: {twice[0]} is said twice for {where}", "once in `secrets:` or `environment:`"
+            )
 
 
 def _check_nodes(path: Path, profile: Profile) -> None:

@@ -62,6 +62,8 @@ def _pod(profile: Profile, pool: Pool) -> dict[str, Any]:
         pod["securityContext"] = {
             "runAsNonRoot": True, "runAsUser": user, "runAsGroup": group, "seccompProfile": {"type": "RuntimeDefault"}
         }  # fmt: skip
+        if pool.scratch_class:  # a new volume belongs to root
+            pod["securityContext"] |= {"fsGroup": group, "fsGroupChangePolicy": "OnRootMismatch"}
     return {key: value for key, value in pod.items() if value}
 
 
@@ -89,13 +91,14 @@ def _volumes(profile: Profile, pool: Pool) -> list[tuple[dict[str, Any], dict[st
     if pool.shared_memory:
         memory = {"medium": "Memory", "sizeLimit": pool.shared_memory}
         found.append(_volume("shared-memory", "/dev/shm", emptyDir=memory))
-    if pool.scratch:
-        claimed: dict[str, Any] = {
+    if pool.scratch and not pool.scratch_class:
+        found.append(_volume("scratch", SCRATCH, emptyDir={"sizeLimit": pool.scratch}))
+    if pool.scratch and pool.scratch_class:
+        claimed = {
             "accessModes": ["ReadWriteOnce"],
             "resources": {"requests": {"storage": pool.scratch}},
+            "storageClassName": pool.scratch_class,
         }
-        if pool.scratch_class:
-            claimed["storageClassName"] = pool.scratch_class
         found.append(_volume("scratch", SCRATCH, ephemeral={"volumeClaimTemplate": {"spec": claimed}}))
     return found
 

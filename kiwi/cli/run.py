@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("local", "docker", "kfp")
 GRACE_SECONDS = 5.0
+DRAWING_SECONDS = 20.0
 REFRESH_SECONDS = 0.25
 
 
@@ -150,19 +151,19 @@ def conduct(attempt: Attempt, summary: Path | None, as_json: bool, image: str | 
     workspace = attempt.workspace
     _greet(attempt)
     _remove_containers(workspace.root, image)
-    process = _start(attempt, image)
+    process, stopped = _start(attempt, image), False
     try:
         watch(workspace.root, attempt.id, attempt.configuration, lambda: process.poll() is not None)
     except KeyboardInterrupt:
-        _end_group(process)
-        _remove_containers(workspace.root, image)
+        stopped = True
         record_end(workspace, "interrupted")
-        _stop(attempt)
     finally:
         _end_group(process)
         _remove_containers(workspace.root, image)
         shutil.rmtree(workspace.root / "tmp", ignore_errors=True)
         shutil.rmtree(workspace.root / "kfp", ignore_errors=True)
+    if stopped:
+        _stop(attempt, summary)
     if process.returncode != 0:
         record_end(workspace, "failed")
         raise failure(attempt)
@@ -298,25 +299,52 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _stop(attempt: Attempt) -> NoReturn:
+def _stop(attempt: Attempt, summary: Path | None) -> NoReturn:
+    """The last word of a run that was stopped: what there is so far, drawn and sent. Being stopped again leaves it."""
     from kiwi.tracking import TrackingError, send
 
     print("Stopped. The same command resumes from what was finished.", file=sys.stderr, flush=True)
     os.environ["KIWI_RUN_ID"] = attempt.id
+    _draw_so_far(attempt, summary)
     with contextlib.suppress(TrackingError):
         send(attempt.configuration, "failed")
     raise typer.Exit(130)
 
 
+def _draw_so_far(attempt: Attempt, summary: Path | None) -> None:
+    """The report and the summary of what there is; what goes wrong here is said, and stops nothing from resuming."""
+    from kiwi.operations.deadline import within
+    from kiwi.runs import close_stopped_run
+
+    try:
+        within(DRAWING_SECONDS, lambda: close_stopped_run(attempt.configuration))
+        _copy_summary(attempt, summary)
+    except KeyboardInterrupt:  # the clips that are being decoded are not waited for; files are replaced whole
+        sys.stderr.flush()
+        os._exit(130)
+    except TimeoutError:
+        print(f"The report was not drawn within {DRAWING_SECONDS:g} s.", file=sys.stderr, flush=True)
+    except (KiwiError, OSError, ValueError, KeyError, TypeError) as error:
+        said = error.message if isinstance(error, KiwiError) else f"{type(error).__name__}: {error}"
+        print(f"The report was not drawn: {said}", file=sys.stderr, flush=True)
+    else:
+        print(f"What there is so far: {attempt.workspace.report}", file=sys.stderr, flush=True)
+
+
 def _finish(attempt: Attempt, summary: Path | None, as_json: bool) -> None:
     from kiwi.cli.verdict import print_verdict
 
+    _copy_summary(attempt, summary)
+    print_verdict(attempt.workspace, to_stderr=as_json)
+    if as_json:
+        print(attempt.workspace.summary.read_text())
+
+
+def _copy_summary(attempt: Attempt, summary: Path | None) -> None:
+    """Copies the run's summary to where it was asked for, whole or not at all."""
     written = attempt.workspace.summary
     if summary is not None and summary.absolute() != written:
         summary.parent.mkdir(parents=True, exist_ok=True)
         temporary = summary.with_name(f".{summary.name}.{os.getpid()}.tmp")
         shutil.copyfile(written, temporary)
         os.replace(temporary, summary)
-    print_verdict(attempt.workspace, to_stderr=as_json)
-    if as_json:
-        print(written.read_text())

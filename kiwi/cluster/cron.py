@@ -16,6 +16,7 @@ FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("month", 1, 12, MONTHS),
     ("day of week", 0, 6, DAYS),
 )
+LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 PART = re.compile(r"(\*|\?|[0-9a-z]+(?:-[0-9a-z]+)?)(?:/([0-9]+))?")
 
 
@@ -31,7 +32,30 @@ def check_cron(line: str) -> str:
                 raise UsageError(f"cron line {line!r}: {part!r} is no {name}", f"{least} to {most}, *, a-b or */n")
     if fields[0].startswith("*"):
         raise UsageError(f"cron line {line!r} starts a run every few seconds", "write 0 as its first field")
+    if fields[5] in "*?" and fields[3] not in "*?" and not _comes(fields[3], fields[4].lower()):
+        raise UsageError(f"cron line {line!r} names a day that never comes", "such as the 30th of February")
     return " ".join(fields)
+
+
+def _comes(days: str, months: str) -> bool:
+    """Whether some month named has some day named; a list of days has its first one soonest."""
+    first = min(int(re.match(r"[0-9]+", part)[0]) if part[0].isdigit() else 1 for part in days.split(","))  # type: ignore[index]
+    return any(first <= LONGEST[month - 1] for month in range(1, 13) if _named(months, month))
+
+
+def _named(months: str, month: int) -> bool:
+    for part in months.split(","):
+        ends, _, step = part.partition("/")
+        low, _, high = ends.partition("-")
+        least = 1 if low in ("*", "?") else _month(low)
+        most = _month(high) if high else least if low not in ("*", "?") and not step else 12
+        if least <= month <= most and (month - least) % int(step or 1) == 0:
+            return True
+    return False
+
+
+def _month(said: str) -> int:
+    return MONTHS.index(said) + 1 if said in MONTHS else int(said)
 
 
 def _fits(part: str, least: int, most: int, names: tuple[str, ...]) -> bool:

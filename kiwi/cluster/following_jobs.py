@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kiwi.cluster import attended
 from kiwi.cluster.kubernetes import Conflict, Kubernetes, KubernetesError, NotFound, inside_cluster
 from kiwi.cluster.train_jobs import (
     NODE,
@@ -24,6 +25,7 @@ from kiwi.cluster.train_jobs import (
 )
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import UsageError
+from kiwi.workspace import Workspace
 
 POLL_SECONDS = 5.0
 DELETION_POLLS = 60
@@ -44,12 +46,14 @@ def launch(
         raise UsageError("KIWI_TRAIN_JOB is set, and this is no pod", "unset it: nodes are then processes of this host")
     api = Kubernetes.inside(ATTEMPTS)
     name = job_name(configuration, stage)
-    return follow(api, train_job(name, api.namespace, stage, command, placement), finished)
+    sign = Workspace.of(configuration).locks / f"{name}.waiting"
+    job = train_job(name, api.namespace, stage, attended.command(sign, command), placement)
+    return follow(api, job, finished, attend=lambda: attended.touch(sign))
 
 
 def follow(
     api: Kubernetes, body: dict[str, Any], finished: Callable[[], bool], say: Say | None = None,
-    pause: Pause = time.sleep,
+    pause: Pause = time.sleep, *, attend: Callable[[], None] = lambda: None,
 ) -> JobState:  # fmt: skip
     """Makes the job or attaches to it, shows its log, and waits for its end; what ended well is deleted.
 
@@ -57,6 +61,7 @@ def follow(
 
     Args:
         finished: whether the stage's result is on the work volume.
+        attend: tells the nodes that somebody waits; called before there is a job, and then again and again.
 
     Raises:
         TrainJobFailed: with its reason. The job is left for people to look at, until the next try or the exit task.
@@ -64,9 +69,15 @@ def follow(
     """
     say = say or _print
     name = body["metadata"]["name"]
+
+    def wait(seconds: float) -> None:
+        attend()
+        pause(seconds)
+
     for _ in range(STARTS):
-        job, old = _started(api, body, say, pause)
-        state = _ended(api, job, Log(api, name, say, LOG_TAIL if old else None), say, pause)
+        attend()
+        job, old = _started(api, body, say, wait)
+        state = _ended(api, job, Log(api, name, say, LOG_TAIL if old else None), say, wait)
         if state is None:
             if finished():
                 return JobState("complete", "", "by another run")
@@ -74,7 +85,7 @@ def follow(
             continue
         if state.phase == "failed":
             raise TrainJobFailed(name, state)
-        _wait_for_result(name, finished, pause)
+        _wait_for_result(name, finished, wait)
         api.delete(path_of(api, name), job["metadata"]["uid"])
         return state
     raise TrainJobError(f"TrainJob {name} was deleted {STARTS} times", "who deletes it? look at the namespace's events")

@@ -88,13 +88,16 @@ def check_editor(configuration: RunConfiguration) -> None:
 
 
 def missing(configuration: RunConfiguration, needs: Needs) -> Iterator[Problem]:
-    """Every problem, in the order secrets, space, tracking, registry, stores, model services, weights, quotas."""
+    """Every problem, in the order secrets, space, tracking, registry, stores, the judge, the benchmark's list, model
+    services, weights, quotas."""
     yield from _secrets(needs)
     yield from _space(configuration.workdir, needs.free_gigabytes)
     for ask in (
         partial(_tracking, configuration),
         _registry,
         partial(_stores, configuration),
+        partial(_judge, configuration),
+        partial(_listed, configuration),
         partial(_model_services, configuration),
         partial(_weights, configuration),
         partial(_editor, configuration),
@@ -173,6 +176,29 @@ def _stores(configuration: RunConfiguration) -> Iterator[Problem]:
     for collection in configuration.source.collections:
         if storage.is_remote(collection.location):
             yield from _tried(partial(storage.check, collection.location))
+
+
+def _judge(configuration: RunConfiguration) -> Iterator[Problem]:
+    """The judge is one that there is, and its rubric texts can be read. Its server is among the model services."""
+    if configuration.benchmark.judge != "measured":
+        from kiwi.benchmark.judges import judge_of
+
+        judge_of(configuration)
+    yield from ()
+
+
+def _listed(configuration: RunConfiguration) -> Iterator[Problem]:
+    """The benchmark's list that the gate is to decide on: readable, its media there, and the gate's bounds of it."""
+    if configuration.benchmark.listed is None:
+        return
+    from kiwi.benchmark.listed import check_listed
+    from kiwi.registry.gate import needing_truth
+
+    yield from _tried(partial(check_listed, configuration.benchmark.listed, configuration.gate.min_coverage))
+    if bounds := needing_truth(configuration.gate):
+        more = f" and {len(bounds) - 1} more" if len(bounds) > 1 else ""
+        what = f"the gate has a bound on {bounds[0]}{more}, which a list without ground truth cannot show"
+        yield Problem(what, "--set gate.floors={} --set gate.ceilings={}")
 
 
 def _write_and_delete(probe: str) -> None:

@@ -1,18 +1,23 @@
-"""What is worth waking somebody for, and how it is said: a failed run, a held gate, a promoted model."""
+"""What is worth waking somebody for, and how it is said: a failed run, a held gate, another champion."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kiwi.configuration import digest
 from kiwi.operations.outcome import Outcome
 from kiwi.operations.webhook import Format
 from kiwi.tracking.redaction import redact, redacted
 
-Kind = Literal["run.failed", "gate.held", "model.promoted", "test"]
-SIGNS = {"run.failed": "🔴", "gate.held": "🟡", "model.promoted": "🟢", "test": "⚪"}
+if TYPE_CHECKING:
+    from kiwi.registry import Entry
+
+Kind = Literal["run.failed", "gate.held", "model.promoted", "model.rolled_back", "test"]
+SIGNS = {"run.failed": "🔴", "gate.held": "🟡", "model.promoted": "🟢", "model.rolled_back": "🟠", "test": "⚪"}
+ABOUT = ("workspace", "preset", "status", "seconds", "report", "tracking_uri")
 LONGEST_TEXT = 2000
 
 
@@ -24,6 +29,7 @@ class Alert:
         title: one line.
         facts: more lines, as (name, what).
         data: the same for programs.
+        line: of the registry's history, where a person did it and no run.
     """
 
     kind: Kind
@@ -31,11 +37,12 @@ class Alert:
     run: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     data: dict[str, Any] = field(default_factory=dict)
+    line: str = ""
 
     @property
     def key(self) -> str:
-        """The same for the same event of the same run."""
-        return digest("alert", self.kind, self.run, self.title if self.kind == "test" else "")
+        """The same for the same event of the same run, or of the same line of the history."""
+        return digest("alert", self.kind, self.run, self.title if self.kind == "test" else self.line)
 
 
 def alerts_of(outcome: Outcome) -> list[Alert]:
@@ -46,6 +53,30 @@ def alerts_of(outcome: Outcome) -> list[Alert]:
     elif outcome.verdict in ("held", "waiting"):
         found.append(_held(outcome))
     return found
+
+
+def alert_of_change(entry: Entry, overall: float | None, tracking_uri: str) -> Alert:
+    """The alert of a promotion or rollback by hand: the pipeline's, with who did it in place of the run.
+
+    `overall` is the new champion's recorded score; None where there is none.
+    """
+    kind: Kind = "model.rolled_back" if entry.action == "rollback" else "model.promoted"
+    candidate = {"name": entry.model, "version": entry.version, "overall": overall}
+    former = {"version": entry.champion_before} if entry.champion_before else None
+    verb = "the champion again" if kind == "model.rolled_back" else "the champion"
+    before = f", before it version {entry.champion_before}" if former else ""
+    by = f"{entry.who}{', by force' if entry.forced else ''}"
+    data = {
+        **dict.fromkeys(ABOUT),
+        "tracking_uri": tracking_uri,
+        "model": candidate,
+        "champion": former,
+        "reasons": [entry.why] if entry.why else [],
+        "who": entry.who,
+        "forced": entry.forced,
+    }
+    title = f"{_named(candidate, entry.model)} is {verb}{before}"
+    return Alert(kind, title, "", (("by", by), ("why", entry.why)), data, line=f"{entry.model} {entry.id} {entry.at}")
 
 
 def test_alert() -> Alert:
@@ -87,7 +118,7 @@ def _held(outcome: Outcome) -> Alert:
     reasons = [str(reason) for reason in outcome.decision.get("reasons", ())]
     waiting = outcome.verdict == "waiting"
     title = f"{who} passed the gate and waits: {outcome.waits_for}" if waiting else f"{who} is held by the gate"
-    facts = (("why", "; ".join(reasons)), *_places(outcome))
+    facts = (("why", " ".join(reasons)), *_places(outcome))
     data = {
         **_about(outcome),
         **_judged(outcome),
@@ -101,14 +132,17 @@ def _promoted(outcome: Outcome) -> Alert:
     former = outcome.decision.get("champion") or {}
     before = f", before it version {former['version']}" if former.get("version") else ""
     reasons = [str(reason) for reason in outcome.decision.get("reasons", ())]
-    facts = (("why", "; ".join(reasons)), *_places(outcome))
+    facts = (("why", " ".join(reasons)), *_places(outcome))
     data = {**_about(outcome), **_judged(outcome), "reasons": reasons}
     return Alert("model.promoted", f"{_candidate(outcome)} is the champion{before}", outcome.run, facts, data)
 
 
 def _candidate(outcome: Outcome) -> str:
-    candidate = outcome.decision.get("candidate") or {}
-    name = candidate.get("name") or outcome.model_name
+    return _named(outcome.decision.get("candidate") or {}, outcome.model_name)
+
+
+def _named(candidate: Mapping[str, Any], otherwise: str) -> str:
+    name = candidate.get("name") or otherwise
     overall = candidate.get("overall")
     scored = f" ({overall:.3g} overall)" if isinstance(overall, (int, float)) else ""
     return f"{name} version {candidate.get('version', '?')}{scored}"

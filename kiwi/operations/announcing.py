@@ -1,4 +1,7 @@
-"""The end of a run made known: closes it, sends its alerts once each, and exports its figures. Never fails the run."""
+"""The end of a run, and a champion changed by hand, made known: alerts once each, and a run's figures.
+
+What goes wrong here is told and fails neither.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,20 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError
 from kiwi.operations import figures
-from kiwi.operations.alerts import Alert, alerts_of, body
+from kiwi.operations.alerts import Alert, alert_of_change, alerts_of, body
 from kiwi.operations.outcome import Outcome, outcome_of
 from kiwi.operations.webhook import Webhook, post
 from kiwi.tracking.logs import log
 from kiwi.tracking.records import attempt_of
 from kiwi.workspace import Workspace, read_json, write_json
+
+if TYPE_CHECKING:
+    from kiwi.registry import Entry
 
 BREAKS = (KiwiError, OSError, ImportError, ValueError, KeyError, TypeError)
 """What broken files, a service that is away, and wrong settings raise: told, and the run goes on."""
@@ -54,6 +60,16 @@ def announce(configuration: RunConfiguration, status: Literal["finished", "faile
             tell()
         except BREAKS as error:
             _say(what, error)
+
+
+def announce_change(entry: Entry, overall: float | None, tracking_uri: str) -> None:
+    """The alert of a promotion or rollback by hand, which is done by then; nothing where no webhook is set."""
+    try:
+        webhook = Webhook.told()
+        if webhook is not None:
+            _send(webhook, alert_of_change(entry, overall, tracking_uri))
+    except BREAKS as error:
+        _say("the alert was not sent", error)
 
 
 def _send_alerts(outcome: Outcome, book: Path) -> None:

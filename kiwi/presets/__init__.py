@@ -72,6 +72,9 @@ def _settled(values: dict[str, Any], overrides: Sequence[str]) -> RunConfigurati
     for name in ("backbone", "language_model"):  # tasks run in folders of their own
         if said := values["model"][name]:
             values["model"][name] = str(Path(said).absolute())
+    name, sign, location = str(values["benchmark"]["listed"] or "").partition("=")
+    if location and "://" not in location:
+        values["benchmark"]["listed"] = f"{name}{sign}{Path(location).absolute()}"
     return RunConfiguration.parse(canonical_json(values))
 
 

@@ -181,7 +181,8 @@ def _published(name: str, scores: Json | None, found: Findings) -> Published:
     table = published_table(name)
     if scores is None:
         judge = (found.scores or {}).get("judge")
-        own = f"this run was judged by {judge} on its own held-out samples; " if judge else ""
+        on = _mapping(found.scores).get("benchmark") or "its own held-out samples"
+        own = f"this run was judged by {judge} on {on}; " if judge else ""
         how = f"kiwi bench run --benchmark {name}=FOLDER, then kiwi bench judge --judge mllm"
         return Published(table.title, None, f"Not shown: {own}{table.title} was not run on this model ({how}).")
     if is_measured(str(scores.get("judge"))):

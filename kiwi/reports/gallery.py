@@ -101,16 +101,22 @@ def gain(sample: Json) -> float | None:
         mine, copied = number(sample.get(region)), number(sample.get(f"copy_{region}"))
         if mine is not None and copied is not None:
             return mine - copied
-    return number(sample.get("overall"))
+    return None
+
+
+def merit(sample: Json) -> float | None:
+    """What samples of one kind are ranked by: `gain`, and without a ground truth the judge's mark [1 to 5]."""
+    gained = gain(sample)
+    return number(sample.get("overall")) if gained is None else gained
 
 
 def chosen(samples: Sequence[Json]) -> list[tuple[str, Json]]:
-    """The best, the median and the worst sample by `gain` among those that can be shown, each once.
+    """The best, the median and the worst sample by `merit` among those that can be shown, each once.
 
     The median is the shown sample that stands nearest to the middle of all; ties fall to the smaller id.
     """
-    known = [sample for sample in samples if gain(sample) is not None] or list(samples)
-    ranked = sorted(known, key=lambda sample: (-(gain(sample) or 0.0), str(sample.get("id", ""))))
+    known = [sample for sample in samples if merit(sample) is not None] or list(samples)
+    ranked = sorted(known, key=lambda sample: (-(merit(sample) or 0.0), str(sample.get("id", ""))))
     shown = [place for place, sample in enumerate(ranked) if (sample.get("files") or {}).get("result")]
     if not shown:
         return []

@@ -1,8 +1,9 @@
 """Writes the report of a run: one page, its media beside it, readable whatever the run has reached.
 
 It is written before the gate decides, so that the judged edits can be looked at, and again by the exit task, when
-the decision, or what failed, is known. Beside it lies the same page as one file that needs no other, for places that
-show a single file: Kubeflow's page of a run, MLflow's artifacts, a mail.
+the decision, or what failed, is known; of a run that was stopped, by `kiwi run` as it ends. Beside it lies the same
+page as one file that needs no other, for places that show a single file: Kubeflow's page of a run, MLflow's
+artifacts, a mail.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from kiwi.reports.embedding import EmbeddedMedia
 from kiwi.reports.findings import Findings, gather
 from kiwi.reports.media import MediaFolder, PageMedia, small_clips
 from kiwi.reports.rendering import write_page
-from kiwi.summary import Waiting, waits
+from kiwi.summary import Waiting, broken_off, waits
 from kiwi.tracking import TaskRecord, TaskRun
 from kiwi.workspace import Workspace
 
@@ -80,6 +81,7 @@ class Page:
     published: list[comparison.Published]
     waiting: Waiting | None
     asked: list[tuple[str, str]]
+    listed: str
     samples: list[gallery.SampleRow]
     funnel: sections.Funnel | None
     dataset: dict[str, Any]
@@ -161,6 +163,7 @@ def build_page(found: Findings, media: PageMedia, dataset_page: str, rejected: l
         published=_list(found, "the published scores", lambda: comparison.published(found)),
         waiting=waiting,
         asked=decision.asked(found),
+        listed=str((found.scores or {}).get("benchmark") or ""),
         samples=_list(found, "the samples", lambda: gallery.sample_rows(found.scores, found.edits)),
         funnel=_part(found, "the funnel", lambda: sections.funnel(found)),
         dataset={**(found.manifest or {}), **(found.dataset or {})},
@@ -220,11 +223,15 @@ def _waiting(found: Findings) -> Waiting | None:
 
 def _failures(found: Findings) -> tuple[Failure, ...]:
     """The tasks that failed or were killed; if none said so but the orchestrator does, that."""
-    stopped = (found.run or {}).get(
-        "status"
-    ) == "interrupted"  # by whoever started it: its tasks were ended, none failed
+    run = found.run or {}
+    stopped = run.get("status") == "interrupted"  # by whoever started it, who ended its tasks: those did not fail
+    until = figures.number(run.get("finished")) if stopped else None
     ended = ("failed",) if stopped else ("failed", "killed")
-    told = tuple(_failure(record) for record in found.records if record.status in ended)
+    told = tuple(
+        _failure(record)
+        for record in found.records
+        if record.status in ended and (until is None or (record.finished or 0.0) < until)
+    )
     finish = found.record("finish")
     state = str(finish.params.get("state", "")) if finish else ""
     if told or state in ("", "SUCCEEDED"):
@@ -253,7 +260,7 @@ def _headline(found: Findings, failures: Sequence[Failure], waiting: Waiting | N
     if decided == "hold":
         return Headline("held", "Held", f"{model} stays a challenger", reasons)
     if (found.run or {}).get("status") == "interrupted":
-        return Headline("failed", "Interrupted", "The run was stopped before its end", (RESUMES,))
+        return Headline("failed", "Interrupted", *_broke_off(found))
     if failures:
         where = f" at {figures.words(failures[0].task)}" if failures[0].task != "run" else ""
         return Headline("failed", "Failed", f"The run stopped{where}", ())
@@ -265,6 +272,19 @@ def _headline(found: Findings, failures: Sequence[Failure], waiting: Waiting | N
     return Headline(
         "open", "Under way", f"The run has reached {figures.words(last[-1])}" if last else "Nothing ran yet", ()
     )
+
+
+def _broke_off(found: Findings) -> tuple[str, tuple[str, ...]]:
+    """Where a run was stopped by hand, as a title and what there is to say beside it."""
+    last = broken_off(found.records)
+    if last is None:
+        return "The run was stopped before any task began", (RESUMES,)
+    if not last.at_work:
+        return f"The run was stopped after {figures.words(last.task)}", (RESUMES,)
+    title = f"The run was stopped at {figures.words(last.task)}"
+    if not last.total:
+        return title, (RESUMES,)
+    return title, (f"{figures.count(last.done)} of {figures.count(last.total)} {last.unit} were done.", RESUMES)
 
 
 def _model_version(found: Findings) -> str:
@@ -349,12 +369,14 @@ def _edit_card(rank: str, sample: dict[str, Any], folder: Path, media: PageMedia
             facts.append(
                 (name, f"{figures.decimal(mine, 1)} dB" + (f", copy {figures.decimal(copied, 1)}" if copied else ""))
             )
+    mark = figures.number(sample.get("overall"))
     return gallery.Card(
         rank,
         str(sample.get("prompt") or ""),
         gallery.edit_tiles(sample, folder, media),
         gallery.gain(sample),
         tuple(facts),
+        aside=f"{figures.decimal(mark)} of 5" if mark is not None else "",
     )
 
 

@@ -139,7 +139,8 @@ def _loss_curves(result: Json) -> dict[str, list[tuple[float, float]]]:
 
 @dataclass(frozen=True)
 class EditKind:
-    """PSNR against the ground truth over the frame and inside the edit [dB], and the share of edits that are right."""
+    """PSNR against the ground truth over the frame and inside the edit [dB], the share of edits that are right, and the
+    judge's mean mark [1 to 5]. Without a ground truth there is the mark alone."""
 
     name: str
     samples: int
@@ -148,6 +149,12 @@ class EditKind:
     edit: float | None
     copied_edit: float | None
     accuracy: float | None
+    overall: float | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is more than the judge's mark."""
+        return any(value is not None for value in (self.full, self.edit, self.accuracy))
 
 
 def edit_kinds(found: Findings) -> list[EditKind]:
@@ -155,9 +162,8 @@ def edit_kinds(found: Findings) -> list[EditKind]:
 
 
 def _edit_kind(name: str, figures: Json) -> EditKind:
-    known = (
-        number(figures.get(key)) for key in ("psnr_full", "copy_psnr_full", "psnr_edit", "copy_psnr_edit", "accuracy")
-    )
+    names = ("psnr_full", "copy_psnr_full", "psnr_edit", "copy_psnr_edit", "accuracy", "overall")
+    known = (number(figures.get(key)) for key in names)
     return EditKind(name, int(number(figures.get("samples")) or 0), *known)
 
 
@@ -167,7 +173,8 @@ def all_kinds(kinds: Sequence[EditKind]) -> EditKind | None:
     if not kinds:
         return None
     columns = [
-        [getattr(kind, name) for kind in kinds] for name in ("full", "copied_full", "edit", "copied_edit", "accuracy")
+        [getattr(kind, name) for kind in kinds]
+        for name in ("full", "copied_full", "edit", "copied_edit", "accuracy", "overall")
     ]
     return EditKind("all kinds", sum(kind.samples for kind in kinds), *(mean(column, weights) for column in columns))
 

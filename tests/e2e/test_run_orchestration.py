@@ -129,6 +129,12 @@ def test_an_interrupted_run_leaves_no_process_and_the_next_one_resumes(tmp_path,
     while members(workdir) and time.monotonic() < until:
         time.sleep(0.1)
     assert not members(workdir), "every child is gone"
+    if signum != signal.SIGKILL:
+        assert "report" in calls(workdir), "what there is so far is drawn"
+        left = json.loads((workdir / "summary.json").read_text())
+        assert left["run"]["status"] == record(workdir)["status"] == "interrupted"
+        assert left["run"]["broke_off"]["task"].startswith("ingest")
+        assert left["model"] is None
     if signum != signal.SIGTERM:
         resumed = kiwi_run(workdir)
         assert resumed.returncode == 0, resumed.stderr

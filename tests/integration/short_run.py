@@ -60,7 +60,7 @@ class Story:
         self.do("run_benchmark", model=nothing, edits=self.artifact())
         self.do("judge", edits=nothing, scores=self.artifact())
         self.do("register_model", model=nothing, scores=nothing, version=self.artifact())
-        self.do("report", version=nothing, scores=nothing, page=self.artifact())
+        self.do("report", version=nothing, scores=nothing)
         self.do("promote" if self.do("decide", version=nothing, scores=nothing) == "promote" else "hold")
 
 
@@ -89,7 +89,8 @@ def main(path: Path, stop: str = "") -> None:
             state = "SUCCEEDED"
         finally:
             print("finish", flush=True)
-            body("finish")(config=configuration.canonical(), status=SimpleNamespace(state=state))
+            page = SimpleNamespace(path=str(Path(folder) / "page.html"))
+            body("finish")(config=configuration.canonical(), status=SimpleNamespace(state=state), page=page)
 
 
 if __name__ == "__main__":

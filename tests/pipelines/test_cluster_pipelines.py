@@ -103,9 +103,24 @@ def test_gpus_go_to_the_tasks_whose_models_run_in_them(compiled):
         container, placed = found[name][0]
         assert container["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
         assert any(taint["key"] == "nvidia.com/gpu" for taint in placed["tolerations"])
-        assert placed["emptyDirMounts"][0]["mountPath"] == "/dev/shm"
+        sizes = {it["mountPath"]: (it.get("medium"), it["sizeLimit"]) for it in placed["emptyDirMounts"]}
+        pool = read_profile("prod", with_image=False).pools[read_profile("prod", with_image=False).task(name).pool]
+        assert sizes == {"/dev/shm": ("Memory", pool.shared_memory), "/scratch": (None, pool.scratch)}
         assert placed["nodeAffinity"]
-    assert not any(found["score"][0][1].get(key) for key in ("tolerations", "emptyDirMounts"))
+    assert not found["score"][0][1].get("tolerations")
+    assert [it["mountPath"] for it in found["score"][0][1]["emptyDirMounts"]] == ["/scratch"]
+
+
+def test_tasks_that_only_look_decide_or_wait_take_no_large_place(compiled):
+    """A task of seconds, with the place of one that decodes videos for hours, may wait long for a node."""
+    light = {"prerequisites", "find_dataset", "find_model", "compare_dataset", "rest", "decide", "promote", "hold"}
+    pool = read_profile("prod", with_image=False).pools["control"]
+    for which in (("end_to_end", "prod"), ("retrain", "prod"), ("evaluation", "prod")):
+        for name, copies in executors(compiled[which]).items():
+            small = [it["resources"]["resourceMemoryLimit"] == pool.memory for it, _ in copies]
+            assert all(small) if name in light else not any(small), name
+            if name in light:
+                assert not copies[0][1].get("emptyDirMounts")
 
 
 def test_only_training_bears_the_taint_of_the_training_nodes(compiled):
@@ -217,6 +232,28 @@ def test_the_specification_is_that_of_the_golden_copy(compiled, which):
         ("pool: gpu\n", "no pool 'gpu'"),
         ("pools: {gpu: {cpu: lots}}\n", "pools.gpu.cpu"),
         ("pools: {gpu: {gpus: 8}}\n", "no setting 'gpus' in pools.gpu"),
+        ("pools: {gpu: {cpu: 8Gi}}\n", "no number of cores"),
+        ("pools: {gpu: {memory: 500m}}\n", "no amount of bytes"),
+        ("pools: {gpu: {memory: 16GB}}\n", "'16GB' is no amount"),
+        ("pools: {gpu: {memory: 0Gi}}\n", "no amount of bytes"),
+        ("pools: {gpu: {cpu: '8', cpu_limit: '4'}}\n", "at least `cpu`"),
+        ("pools: {gpu: {accelerators: 2}}\n", "give both, or neither"),
+        ("pools: {gpu: {accelerator: nvidia.com/gpu}}\n", "give both, or neither"),
+        ("pools: {gpu: {memory: 4Gi, shared_memory: 8Gi}}\n", "counts as memory"),
+        ("pools: {gpu: {scratch_class: fast}}\n", "whose size `scratch` says"),
+        ("pools: {gpu: {selectors: {'kiwi.dev/pool ': gpu}}}\n", "no key of a label|no value of a label"),
+        ("pools: {gpu: {tolerations: [{key: a, operator: Equal}]}}\n", "Equal compares with a value"),
+        ("pools: {gpu: {tolerations: [{key: a, value: b}]}}\n", "Exists with none"),
+        ("pools: {gpu: {affinity: [{key: a}]}}\n", "In and NotIn compare with values"),
+        ("pools: {gpu: {affinity: [{key: a, operator: Gt, values: [many]}]}}\n", "one whole number"),
+        ("secrets: [{name: Kiwi_S3, keys: {a: B}}]\n", "'Kiwi_S3' is no name in Kubernetes"),
+        ("secrets: [{keys: {a: B}}]\n", "secrets.0.name"),
+        ("secrets: [{name: s, keys: {}}]\n", "secrets.0.keys"),
+        ("secrets: [{name: s, keys: {a: B-C}}]\n", "'B-C' is no name of an environment variable"),
+        ("secrets: [{name: s, keys: {a: B}}, {name: t, keys: {a: B}}]\n", "B is said twice for every task"),
+        ("environment: {B: x}\nsecrets: [{name: s, keys: {a: B}, tasks: [judge]}]\n", "B is said twice for judge"),
+        ("volume: {claim: work, path: work}\n", "volume.path"),
+        ("queue: My Queue\n", "no name in Kubernetes"),
         ("timeout: 5 hours\n", "no time such as"),
         ("tasks: {trian_stage: {retries: 1}}\n", "no component 'trian_stage'"),
         ("secrets: [{name: x}]\n", "secrets.0.keys"),

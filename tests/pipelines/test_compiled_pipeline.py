@@ -81,6 +81,17 @@ def test_the_exit_task_runs_whatever_happened(spec):
     assert set(root) == {"finish", "run"} or len(root) == 2, "the exit handler is outermost"
 
 
+def test_the_page_that_a_cluster_shows_is_of_the_task_that_knows_the_decision(spec):
+    makers = {
+        name
+        for name, task in executed(spec).items()
+        for artifact in spec["components"][task["componentRef"]["name"]]
+        .get("outputDefinitions", {}).get("artifacts", {}).values()
+        if artifact["artifactType"]["schemaTitle"] == "system.HTML"
+    }  # fmt: skip
+    assert makers == {"finish"}, "one page, drawn after all else"
+
+
 def test_promote_and_hold_branch_on_the_decision(spec):
     conditions = [task["triggerPolicy"]["condition"] for task in tasks(spec).values() if "condition" in
                   task.get("triggerPolicy", {})]  # fmt: skip

@@ -190,7 +190,8 @@ def test_the_tasks_account_may_do_what_launching_and_cleaning_up_take(objects):
                 may[group, kind] |= set(rule["verbs"])
     assert may["trainer.kubeflow.org", "trainjobs"] == {"create", "get", "list", "delete"}
     assert may["trainer.kubeflow.org", "trainingruntimes"] == {"get"}
-    assert may["", "pods"] == {"get", "list", "patch"}
+    assert may["", "pods"] == {"get", "list"}, "who may change a pod runs what he likes as any account"
+    assert ("", "secrets") not in may
     assert may["", "pods/log"] == {"get"}
 
 
@@ -214,6 +215,144 @@ def test_no_container_runs_as_root_or_can_become_it(objects):
             assert container["resources"]["requests"] and container["resources"]["limits"]["memory"], name  # noqa: PT018
 
 
+RESTRICTED_VOLUMES = {
+    "configMap",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
+
+
+def not_restricted(pod):
+    """How a pod departs from Kubernetes' pod security standard "restricted", in words."""
+    whole = pod.get("securityContext", {})
+    found = [f"volume {it['name']}" for it in pod.get("volumes", []) if not {*it} - {"name"} <= RESTRICTED_VOLUMES]
+    found += [key for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)]
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        own = container.get("securityContext", {})
+        seccomp = own.get("seccompProfile", whole.get("seccompProfile", {})).get("type")
+        held = {
+            "privilege escalation": own.get("allowPrivilegeEscalation") is False,
+            "capabilities": own.get("capabilities", {}).get("drop") == ["ALL"] and not own["capabilities"].get("add"),
+            "root": own.get("runAsNonRoot", whole.get("runAsNonRoot")) is True,
+            "user": own.get("runAsUser", whole.get("runAsUser", 1000)) != 0,
+            "seccomp": seccomp == "RuntimeDefault",
+            "privileged": not own.get("privileged"),
+            "host ports": not any(port.get("hostPort") for port in container.get("ports", [])),
+        }
+        found += [f"{container['name']}: {what}" for what, fine in held.items() if not fine]
+    return found
+
+
+def test_every_pod_of_ours_is_what_the_standard_restricted_asks_for(objects):
+    pods = {name: item["spec"]["template"]["spec"] for name, item in workloads(objects).items()}
+    (job,) = of(objects, "TrainingRuntime")["kiwi-training"]["spec"]["template"]["spec"]["replicatedJobs"]
+    pods["a node of a TrainJob"] = job["template"]["spec"]["template"]["spec"]
+    assert {name: said for name, pod in pods.items() if (said := not_restricted(pod))} == {}
+
+
+def test_a_pod_that_departs_from_the_standard_is_found(objects):
+    """Without this the test above would prove nothing."""
+    pod = json.loads(json.dumps(of(objects, "Deployment")["mlflow"]["spec"]["template"]["spec"]))
+    pod["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
+    del pod["securityContext"]["seccompProfile"]
+    pod["containers"][0]["securityContext"]["capabilities"] = {"add": ["NET_ADMIN"], "drop": ["ALL"]}
+    unconfined = {f"{name}: seccomp" for name in ("mlflow", "figures", "login")}
+    assert {"volume host", "mlflow: capabilities", *unconfined} == set(not_restricted(pod))
+
+
+def total(amounts):
+    from kubernetes.utils import parse_quantity
+
+    return sum((parse_quantity(str(it)) for it in amounts if it is not None), start=parse_quantity("0"))
+
+
+def test_the_namespaces_quota_has_room_for_the_services_and_all_that_the_queue_may_admit(objects):
+    """A pod beyond the quota is refused when it is made, which no queue waits for."""
+    (hard,) = (item["spec"]["hard"] for item in of(objects, "ResourceQuota").values())
+    (queue,) = of(objects, "ClusterQueue").values()
+    flavours = [flavour for group in queue["spec"]["resourceGroups"] for flavour in group["flavors"]]
+    for resource in ("cpu", "memory", "nvidia.com/gpu"):
+        held = [
+            container["resources"]["requests"].get(resource)
+            for item in workloads(objects).values()
+            for container in item["spec"]["template"]["spec"]["containers"] * item["spec"]["replicas"]
+        ]
+        admitted = [it["nominalQuota"] for flavour in flavours for it in flavour["resources"] if it["name"] == resource]
+        assert total(held + admitted) <= total([hard[f"requests.{resource}"]]), resource
+    claims = [
+        item["spec"]["resources"]["requests"]["storage"] for item in of(objects, "PersistentVolumeClaim").values()
+    ]
+    assert total(claims) <= total([hard["requests.storage"]])
+
+
+def test_every_monitor_finds_a_service_with_that_port(objects):
+    monitors = of(objects, "ServiceMonitor")
+    assert set(monitors) == {"kiwi-model-services", "kiwi-runs", "kiwi-mlflow"}
+    for monitor in monitors.values():
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        found = [it for it in of(objects, "Service").values() if wanted <= it["metadata"].get("labels", {}).items()]
+        assert len(found) == (4 if monitor["metadata"]["name"] == "kiwi-model-services" else 1)
+        for endpoint in monitor["spec"]["endpoints"]:
+            assert all(endpoint["port"] in {port["name"] for port in it["spec"]["ports"]} for it in found)
+    assert monitors["kiwi-runs"]["spec"]["endpoints"][0]["honorLabels"], "a run's labels, not the gateway's"
+
+
+def test_mlflows_figures_are_told_without_its_administrators_login(objects):
+    """The server shows /metrics to its administrator alone; a neighbour tells what it wrote, without a login."""
+    found = {it["name"]: it for it in of(objects, "Deployment")["mlflow"]["spec"]["template"]["spec"]["containers"]}
+    assert "--expose-prometheus=/figures" in found["mlflow"]["args"]
+    mounts = {name: {it["mountPath"]: it.get("readOnly", False) for it in one["volumeMounts"]} for name, one in
+              found.items()}  # fmt: skip
+    assert (mounts["mlflow"]["/figures"], mounts["figures"]["/figures"]) == (False, True)
+    assert not found["figures"].get("env"), "it holds no secret"
+    compile(found["figures"]["args"][0], "args", "exec")
+
+
+def test_what_was_pushed_outlives_the_pushgateway(objects):
+    pod = of(objects, "Deployment")["pushgateway"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    file = next(it.split("=")[1] for it in container["args"] if it.startswith("--persistence.file"))
+    (mount,) = container["volumeMounts"]
+    assert file.startswith(mount["mountPath"])
+    assert pod["volumes"] == [{"name": mount["name"], "persistentVolumeClaim": {"claimName": "kiwi-figures"}}]
+    assert pod["securityContext"]["fsGroup"], "a new volume belongs to root"
+
+
+def test_kfp_keeps_what_tasks_hand_on_where_the_profile_says_with_the_tasks_own_login(objects, overlay):
+    import yaml
+
+    data = of(objects, "ConfigMap")["kfp-launcher"]["data"]
+    profile = read_profile(overlay, with_image=False)
+    assert profile.pipeline_root in (None, data["defaultPipelineRoot"])
+    (bucket,) = {value.split("/")[2] for value in (data["defaultPipelineRoot"], profile.environment["KIWI_DVC_REMOTE"])}
+    assert bucket == profile.namespace
+    assert yaml.safe_load(data["providers"])["s3"]["default"]["credentials"] == {"fromEnv": True}
+    login = next(secret for secret in profile.secrets if secret.name == "kiwi-s3")
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(login.keys.values())
+    assert not login.tasks, "each task has it"
+
+
+def test_each_task_that_asks_a_model_service_has_its_key(objects, overlay):
+    profile = read_profile(overlay, with_image=False)
+    (container,) = containers(of(objects, "Deployment")["judging"])
+    key = next(it["valueFrom"]["secretKeyRef"] for it in container["env"] if it["name"] == "VLLM_API_KEY")
+    for task in ("score", "ground", "verify", "judge"):
+        held = {variable: (secret.name, which) for secret in profile.secrets_of(task)
+                for which, variable in secret.keys.items()}  # fmt: skip
+        assert held[f"KIWI_VLM_{task.upper()}_API_KEY"] == (key["name"], key["key"])
+
+
+def test_the_first_task_looks_for_every_key_of_a_secret_that_several_tasks_share(overlay):
+    from pipelines.placing import needs
+
+    wanted = json.loads(needs(read_profile(overlay, with_image=False)))["secrets"]["kiwi-model-services"]
+    assert wanted == [f"KIWI_VLM_{task}_API_KEY" for task in ("SCORE", "GROUND", "VERIFY", "JUDGE")]
+
+
 def test_no_object_holds_a_secret_and_each_named_one_is_documented(objects):
     assert not of(objects, "Secret")
     for item in workloads(objects).values():
@@ -227,14 +366,14 @@ def test_no_object_holds_a_secret_and_each_named_one_is_documented(objects):
     assert all(name in text for name in SECRET_KEYS)
 
 
-def test_each_model_service_is_ready_only_when_it_answers_and_keeps_its_weights(objects):
+def test_each_model_service_is_ready_only_when_it_answers_and_keeps_its_weights(objects, overlay):
     for name in ("editscore", "grounding", "verification", "judging"):
         pod = of(objects, "Deployment")[name]["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         said = {variable["name"]: variable.get("value") for variable in container["env"]}
         assert container["readinessProbe"]["httpGet"]["path"] == "/health"
         assert container["resources"]["limits"]["nvidia.com/gpu"] == said["GPUS"]
-        assert "kiwi.dev/pool" in pod["nodeSelector"]
+        assert pod["nodeSelector"] == {"kiwi.dev/pool": "gpu" if overlay == "dev" else "serving"}
         claims = [it["persistentVolumeClaim"]["claimName"] for it in pod["volumes"] if "persistentVolumeClaim" in it]
         assert claims == ["kiwi-models"]
         assert name in of(objects, "PodDisruptionBudget")

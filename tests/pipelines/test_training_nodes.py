@@ -70,7 +70,8 @@ def test_the_launcher_takes_no_gpu_and_waits_as_long_as_training(executors, prof
     for stage in ("train-stage", "train-stage-2", "train-stage-3"):
         container, placed = executors[stage]
         assert "accelerator" not in container["resources"]
-        assert placed["nodeSelector"]["labels"] == profile.pools["cpu"].selectors
+        assert placed["nodeSelector"]["labels"] == profile.pools["control"].selectors
+        assert container["resources"]["resourceCpuRequest"] == profile.pools["control"].cpu, "it waits for days"
         assert int(placed["activeDeadlineSeconds"]) == seconds(profile.task("train_stage").timeout)
         assert variables(container)["KIWI_NODES"] == "2"
         assert variables(container)["KIWI_PROCESSES"] == "8"
@@ -86,9 +87,23 @@ def test_the_nodes_get_what_the_pool_says_of_a_pod(placement, profile_file):
     assert {taint["key"] for taint in placement.pod["tolerations"]} == {"nvidia.com/gpu", "kiwi.dev/training"}
     assert {mount["mountPath"] for mount in placement.mounts} == {"/work", "/dev/shm", "/scratch"}
     assert {volume["name"] for volume in placement.pod["volumes"]} == {mount["name"] for mount in placement.mounts}
+    assert {"name": "scratch", "emptyDir": {"sizeLimit": pool.scratch}} in placement.pod["volumes"]
+    assert "fsGroup" not in placement.pod["securityContext"], "so that nobody changes the owner of all work folders"
     assert placement.labels["kueue.x-k8s.io/queue-name"] == profile.queue
     assert placement.deadline == seconds(profile.task("train_stage").timeout)
     assert placement.pod["securityContext"]["runAsNonRoot"] is True
+
+
+def test_a_scratch_volume_of_a_storage_class_is_the_users_own(profile_file):
+    """A new volume belongs to root, and the nodes are user 1000."""
+    from pipelines.training_nodes import _pod
+
+    profile = read_profile(str(profile_file), with_image=False)
+    pod = _pod(profile, profile.pools["training"].model_copy(update={"scratch_class": "kiwi-scratch"}))
+    (scratch,) = [volume for volume in pod["volumes"] if volume["name"] == "scratch"]
+    claim = scratch["ephemeral"]["volumeClaimTemplate"]["spec"]
+    assert (claim["storageClassName"], claim["resources"]["requests"]) == ("kiwi-scratch", {"storage": "1000Gi"})
+    assert pod["securityContext"]["fsGroup"] == 1000
 
 
 def test_secrets_go_to_the_nodes_by_name_and_no_value_stands_in_the_specification(text, placement):
@@ -120,7 +135,7 @@ def test_the_first_and_the_last_task_know_of_the_nodes(executors):
     [
         (("training_runtime: kiwi-training\n", ""), "no `training_runtime:` is named"),
         (("  run_benchmark: {pool: diffusion}", "  run_benchmark: {pool: training}"), "'run_benchmark' is in a pool"),
-        (("\npool: cpu\n", "\npool: training\n"), "in a pool of several nodes"),
+        (("\npool: control\n", "\npool: training\n"), "in a pool of several nodes"),
         (("    nodes: 2\n", "    nodes: 0\n"), "pools.training.nodes"),
     ],
     ids=["no runtime", "another task", "all tasks", "none"],

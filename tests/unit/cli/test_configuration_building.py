@@ -72,3 +72,23 @@ def test_a_stage_trained_alone_may_change_how_it_is_trained_and_not_what_it_is()
     for other in ("stages.stage1.steps=3", "seed=1", "trainer.precision=bfloat16"):
         with pytest.raises(UsageError, match=r"work folder|trainer"):
             _with_settings(tiny(), [other])
+
+
+def test_a_benchmark_list_named_from_the_current_folder_is_found_by_tasks_that_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ["benchmark.judge=mllm"]
+    assert tiny(overrides=[*asked, "benchmark.listed=mine=my/list.csv"]).benchmark.listed == (
+        f"mine={tmp_path}/my/list.csv"
+    )
+    there = "refvie-bench=s3://bucket/RefVIE-Bench"
+    assert tiny(overrides=[*asked, f"benchmark.listed={there}"]).benchmark.listed == there
+
+
+def test_containers_see_the_folder_of_a_benchmark_list(tmp_path):
+    from pipelines.containers import mounted
+
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "mine.yaml").touch()
+    asked = ["benchmark.judge=mllm", f"benchmark.listed=mine={tmp_path}/list/mine.yaml", f"workspace={tmp_path}/work",
+             f"tracking_uri=sqlite:///{tmp_path}/tracking/mlflow.db"]  # fmt: skip
+    assert mounted(tiny(overrides=asked))[tmp_path / "list"] is False, "to be read"

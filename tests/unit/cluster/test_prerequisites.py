@@ -7,12 +7,21 @@ import threading
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
 from kiwi.cluster import prerequisites
 from kiwi.cluster.kubernetes import Kubernetes, KubernetesError
 from kiwi.cluster.prerequisites import Needs, PrerequisitesError, check, check_editor, missing
-from kiwi.configuration import CurationSettings, TrainerSettings, VlmSettings, WeightsSettings
+from kiwi.configuration import (
+    BenchmarkSettings,
+    CurationSettings,
+    GateSettings,
+    TrainerSettings,
+    VlmSettings,
+    WeightsSettings,
+)
+from kiwi.media import encode_video, png_bytes
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -117,6 +126,117 @@ def test_a_model_server_must_serve_the_model_that_is_asked(configuration, servic
     assert service.asked[-1][1] == "Bearer hidden-two"
     assert (word in problems[0]) if word else problems == []
     assert "hidden-two" not in "".join(problems)
+
+
+@pytest.fixture
+def judged_list(make_configuration, service, monkeypatch, tmp_path):
+    """A run whose gate decides on a list of 20 entries, and whose judge answers. `change` spoils it first."""
+
+    def made(change=lambda folder: None, location="mine.yaml", **gate):
+        folder = tmp_path / "bench"
+        folder.mkdir()
+        encode_video(folder / "clip.mp4", np.zeros((3, 16, 16, 3), np.uint8), 8.0)
+        (folder / "thing.png").write_bytes(png_bytes(np.zeros((8, 8, 3), np.uint8)))
+        entry = "- {src_video: clip.mp4, instruction: do it, ref_img: thing.png, edit_type: subject}\n"
+        (folder / "mine.yaml").write_text(entry * 20)
+        change(folder)
+        monkeypatch.setenv("KIWI_VLM_JUDGE_BASE_URL", f"{service.url}/v1")
+        service.answers["/v1/models"] = (200, {"data": [{"id": "judge-model"}]})
+        asked = BenchmarkSettings(
+            listed=f"mine={folder / location}", judge="mllm", mllm=VlmSettings(model="judge-model")
+        )
+        return make_configuration(benchmark=asked, gate=GateSettings(**gate))
+
+    return made
+
+
+def entries_without_a_clip(count):
+    def change(folder):
+        path = folder / "mine.yaml"
+        path.write_text(path.read_text().replace("clip.mp4", "gone.mp4", count))
+
+    return change
+
+
+def test_a_list_and_a_judge_that_can_be_used_are_no_problem(judged_list):
+    assert said(judged_list(entries_without_a_clip(1))) == [], "one of twenty is within gate.min_coverage"
+
+
+@pytest.mark.parametrize(
+    ("change", "location", "word"),
+    [
+        (lambda folder: None, "other.yaml", "other.yaml"),
+        (lambda folder: None, "", "names no benchmark"),
+        (lambda folder: (folder / "mine.yaml").write_text("- {src_video: ["), "mine.yaml", "broken YAML"),
+        (lambda folder: (folder / "mine.yaml").write_text("- {src_video: a.mp4}"), "mine.yaml", "instruction"),
+        (entries_without_a_clip(2), "mine.yaml", "2 of 20 entries cannot be edited: gone.mp4"),
+        (lambda folder: (folder / "thing.png").unlink(), "mine.yaml", "20 of 20 entries cannot be edited: thing.png"),
+        (lambda folder: (folder / "clip.mp4").write_bytes(b"cut off"), "mine.yaml", "20 of 20 entries"),
+    ],
+    ids=["no list", "a folder", "broken", "a key is missing", "clips are gone", "no reference", "no video"],
+)  # fmt: skip
+def test_a_list_that_cannot_be_used_is_noticed_before_any_work(judged_list, change, location, word):
+    (problem,) = said(judged_list(change, location))
+    assert word in problem
+
+
+def test_how_much_of_a_list_must_be_there_is_what_the_gate_asks_for(judged_list):
+    assert said(judged_list(entries_without_a_clip(5), min_coverage=0.75)) == []
+
+
+def test_a_bound_that_a_list_can_never_show_is_noticed_before_hours_of_training(judged_list):
+    (problem,) = said(judged_list(floors={"learning.psnr_full": 21.0}, ceilings={"learning.accuracy_swap": 0.5}))
+    assert "a bound on learning.psnr_full and 1 more" in problem
+    assert "--set gate.floors={} --set gate.ceilings={}" in problem
+
+
+def test_bounds_on_what_the_judge_says_go_with_a_list(judged_list):
+    assert said(judged_list(floors={"overall": 3.0})) == []
+
+
+def test_a_long_list_is_looked_at_in_part(judged_list, monkeypatch):
+    from kiwi.benchmark import listed
+
+    seen = []
+    monkeypatch.setattr(listed, "LOOKED_AT", 7)
+    monkeypatch.setattr(listed, "_fault", lambda root, entry: seen.append(entry.id) or "")
+    assert said(judged_list()) == []
+    assert len(seen) == 7
+    assert {"0000_clip", "0019_clip"} <= set(seen), "from the first to the last"
+
+
+def test_a_list_in_a_store_is_looked_at_without_fetching_its_clips(judged_list, monkeypatch):
+    """The store in memory is a fake of S3: it takes the same way through kiwi.storage."""
+    from kiwi import storage
+
+    asked = judged_list()
+    mine = asked.benchmark.model_copy(update={"listed": "mine=memory://prerequisites/mine.yaml"})
+    asked = asked.model_copy(update={"benchmark": mine})
+    entry = b"- {src_video: v/clip.mp4, instruction: do it, ref_img: thing.png, edit_type: subject}\n"
+    for name, data in (("mine.yaml", entry * 3), ("v/clip.mp4", b"not read"), ("thing.png", b"not read")):
+        storage.write_bytes(f"memory://prerequisites/{name}", data)
+    assert said(asked) == []
+    storage.delete("memory://prerequisites/v/clip.mp4")
+    (problem,) = said(asked)
+    assert "3 of 3 entries cannot be edited: v/clip.mp4: no such file" in problem
+    storage.delete("memory://prerequisites/mine.yaml")
+    (problem,) = said(asked)
+    assert "mine.yaml" in problem
+
+
+def test_a_judge_is_asked_whether_it_serves_the_model_and_its_rubrics_are_read(judged_list, service, tmp_path):
+    asked = judged_list()
+    service.answers["/v1/models"] = (200, {"data": [{"id": "another"}]})
+    (problem,) = said(asked)
+    assert "(judge) does not serve 'judge-model' but another" in problem
+    service.answers["/v1/models"] = (200, {"data": [{"id": "judge-model"}]})
+    mine = asked.benchmark.mllm.model_copy(update={"prompt": str(tmp_path / "no rubrics")})
+    spoilt = asked.benchmark.model_copy(update={"mllm": mine})
+    (problem,) = said(asked.model_copy(update={"benchmark": spoilt}))
+    assert "no rubrics" in problem
+    nobody = asked.benchmark.model_copy(update={"judge": "nobody"})
+    (problem,) = said(asked.model_copy(update={"benchmark": nobody}))
+    assert "no judge 'nobody'" in problem
 
 
 @pytest.mark.parametrize(

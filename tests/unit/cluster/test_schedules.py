@@ -63,13 +63,24 @@ def test_a_file_that_is_no_list_of_schedules_is_refused(tmp_path, text):
         read_schedules(tmp_path / "schedules.yaml", check_pipeline)
 
 
-@pytest.mark.parametrize("line", ["0 0 0 1 1 0", "0 */15 8-18 ? * mon-fri", "0 5,35 * * jan *", " 0  0 0 * * * "])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 0 0 1 1 0", "0 */15 8-18 ? * mon-fri", "0 5,35 * * jan *", " 0  0 0 * * * ", "0 0 0 29 2 *",
+        "0 0 0 31 */2 *", "0 0 0 30-31 2,mar *", "0 0 0 30 2 mon",
+    ],
+)  # fmt: skip
 def test_cron_lines_of_the_server_are_taken(line):
     assert len(check_cron(line).split()) == 6
 
 
-@pytest.mark.parametrize("line", ["0 0 24 * * *", "0 0 0 0 * *", "0 0 0 * 13 *", "0 0 0 * * 7", "0 ? * * * *",
-                                  "0 9-3 * * * *", "0 */0 * * * *", "", "@daily", "0 0 0 * * mon-"])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 0 24 * * *", "0 0 0 0 * *", "0 0 0 * 13 *", "0 0 0 * * 7", "0 ? * * * *", "0 9-3 * * * *", "0 */0 * * * *",
+        "", "@daily", "0 0 0 * * mon-", "0 0 0 30 2 *", "0 0 0 31 4,6,sep,11 ?", "0 0 0 30-31 feb *",
+    ],
+)  # fmt: skip
 def test_cron_lines_that_the_server_would_misread_are_refused(line):
     with pytest.raises(UsageError):
         check_cron(line)

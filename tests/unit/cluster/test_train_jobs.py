@@ -6,6 +6,7 @@ The Kubernetes API is a fake that checks each TrainJob against Kubeflow Trainer'
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -239,8 +240,9 @@ def test_the_exit_component_stops_what_is_left_also_when_closing_fails(configura
         raise RuntimeError("the report could not be drawn")
 
     monkeypatch.setattr("kiwi.operations.close_and_announce", failing)
+    said = {"status": SimpleNamespace(state="CANCELLED"), "page": SimpleNamespace(path="")}
     with pytest.raises(RuntimeError, match="could not be drawn"):
-        finish.python_func(config=configuration.canonical(), status=SimpleNamespace(state="CANCELLED"))
+        finish.python_func(config=configuration.canonical(), **said)
     assert stopped == ["stopped"]
 
 
@@ -349,6 +351,9 @@ def test_a_launcher_in_a_pod_uses_the_pods_own_account_and_namespace(
     name = job_name(configuration, "stage1")
 
     def stops():  # the exit task of a cancelled run, while the launcher waits
+        _, _, _, _, file, *inner = ["", *fake_kubernetes.jobs[name]["spec"]["trainer"]["command"]]
+        assert inner == COMMAND
+        assert Path(file).is_file(), "the nodes see that somebody waits"
         assert stop_jobs(lambda line: None) == [name]
 
     monkeypatch.setattr(following_jobs.follow, "__defaults__", (None, Controller(stops)))

@@ -172,8 +172,33 @@ def test_a_run_that_was_stopped_by_hand_is_called_interrupted_and_names_no_failu
     change(run.root / "run.json", status="interrupted")
     page = read(write_report(run.configuration, silent()))
     assert "Interrupted" in page.words
+    assert "The run was stopped at score" in page.words
     assert "The same command goes on" in page.words
     assert "out of memory" not in page.words
+
+
+def test_a_training_that_ended_because_the_run_was_stopped_is_no_failure_and_says_how_far_it_was(
+    made_up_run: Make,
+) -> None:
+    run = made_up_run()
+    run.task("train_stage1", 0, 5, progress=(120, "steps"), error="Preempted: the state was saved at step 120")
+    record = next((run.root / "records").glob("*/train_stage1.jsonl"))
+    record.write_text(record.read_text().replace('"total": 120', '"total": 600'))
+    change(run.root / "run.json", status="interrupted", finished=run.clock + 4.9)
+    page = read(write_report(run.configuration, silent()))
+    assert "The run was stopped at train stage 1" in page.words
+    assert "120 of 600 steps were done" in page.words
+    assert "the state was saved" not in page.words
+    change(run.root / "run.json", finished=run.clock + 60)
+    assert "the state was saved" in read(write_report(run.configuration, silent())).words, "it had failed before"
+
+
+def test_a_run_that_was_stopped_between_two_tasks_says_after_which(made_up_run: Make) -> None:
+    run = made_up_run()
+    change(run.root / "run.json", status="interrupted")
+    assert "stopped before any task began" in read(write_report(run.configuration, silent())).words
+    run.task("publish_dataset", 0, 5)
+    assert "stopped after publish dataset" in read(write_report(run.configuration, silent())).words
 
 
 def test_a_held_candidate_is_shown_with_the_reason(whole_run: Make) -> None:
@@ -336,6 +361,29 @@ def test_a_multimodal_judges_scores_stand_under_the_published_rows_in_a_part_of_
     assert published < ours
     assert "not to be ranked against" in page.words
     assert "95% interval 2.90 to 3.10" in page.words
+
+
+def test_a_run_judged_on_a_list_shows_marks_and_claims_no_measurement(whole_run: Make) -> None:
+    run = whole_run("promote")
+    folder = run.root / "benchmark"
+    told = ("psnr_full", "psnr_edit", "copy_psnr_full", "copy_psnr_edit")
+    edits = read_json(folder / "edits.json")
+    for place, sample in enumerate(edits["samples"]):
+        for name in told:
+            sample.pop(name)
+        sample["overall"] = 2.0 + place % 3
+    write_json(folder / "edits.json", edits)
+    kinds = {"recolour": {"samples": 4, "overall": 3.25}, "remove": {"samples": 4, "overall": 2.5}}
+    change(folder / "scores.json", benchmark="mine", judge="mllm/2-m-1", per_kind=kinds, stages={}, controls={})
+    page = read(write_report(run.configuration, silent()))
+    assert "samples of mine" in page.words
+    assert "held-out" not in page.words
+    assert "by the judge's mark" in page.words
+    assert re.search(r"Recolour\s*4\s*3\.25", page.words, re.I)
+    assert "4.00 of 5" in page.words
+    assert not re.search(r"\d dB", page.words.split("Gallery")[-1].split("Dataset")[0]), "a mark is no gain in dB"
+    assert "this run was judged by mllm/2-m-1 on mine" in page.words
+    assert "Not compared." in page.words
 
 
 def listed_scores(judge: str) -> dict[str, Any]:

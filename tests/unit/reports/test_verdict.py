@@ -9,7 +9,7 @@ import pytest
 
 from kiwi.cli.verdict import print_verdict
 from kiwi.configuration import GateSettings
-from kiwi.summary import write_summary
+from kiwi.summary import write_summary, write_summary_so_far
 from kiwi.workspace import Workspace, read_json, write_json
 
 Make = Callable[..., Any]
@@ -54,6 +54,26 @@ def test_the_summary_has_every_documented_key(ended: Make) -> None:
     assert said["decision"]["waits"] is None
     assert said["benchmark"]["comparison"]["with"] == "champion"
     assert said["benchmark"]["comparison"]["chance_better"] == 0.9985
+
+
+def test_the_summary_of_a_stopped_run_has_the_same_keys_and_says_where_it_broke_off(ended: Make) -> None:
+    run = ended()
+    whole = read_json(write_summary(run.configuration))
+    write_json(run.root / "run.json", read_json(run.root / "run.json") | {"status": "interrupted"})
+    for name in ("train_stage3", "run_benchmark", "judge", "register_model", "report", "decide"):
+        (run.root / "records" / "made-up-0001" / f"{name}.jsonl").unlink(missing_ok=True)
+    run.task("train_stage3", 300, 20, progress=(200, "steps"), error="Preempted: told to stop")
+    said = read_json(write_summary_so_far(run.configuration))
+    assert said.keys() == whole.keys()
+    assert said["run"].keys() == whole["run"].keys()
+    assert (whole["run"]["status"], whole["run"]["broke_off"]) == ("finished", None)
+    assert said["run"]["status"] == "interrupted"
+    assert said["run"]["broke_off"] == {
+        "task": "train_stage3", "at_work": True, "done": 200, "total": 200, "unit": "steps"
+    }  # fmt: skip
+    assert said["dataset"] == whole["dataset"]
+    assert said["stages"] == whole["stages"][:2]
+    assert (said["benchmark"], said["model"], said["decision"]) == (None, None, None), "of an earlier attempt"
 
 
 def test_a_promoted_model_is_said_with_intervals_and_the_chance(ended: Make, capsys: Any) -> None:
