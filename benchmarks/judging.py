@@ -53,8 +53,8 @@ def views(number: int, side: tuple[int, int]) -> Iterator[JudgeView]:
 
 def body_of(judge: MllmJudge, view: JudgeView) -> bytes:
     (question,) = judge._inquiry(view).questions
-    pictures = tuple(part.jpeg() for part in question.parts if isinstance(part, Picture))
-    return Call(question, pictures, 1, 0, 0.0).body()
+    pictures = tuple(part.encoded() for part in question.parts if isinstance(part, Picture))
+    return b"".join(Call(question, pictures, 1, 0, 0.0).body())
 
 
 def measure(side: tuple[int, int], delay: float, arguments: argparse.Namespace) -> dict[str, Any]:

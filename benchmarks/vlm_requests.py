@@ -30,6 +30,7 @@ from machine import machine
 from kiwi.curation.curators.vlm_score import Marks
 from kiwi.services import Patience, Picture, Question, VlmClient
 from kiwi.services.endpoint import Endpoint
+from kiwi.services.garbage import older_objects_left_out
 from kiwi.services.wire import Call
 from kiwi.workspace import write_json
 
@@ -64,16 +65,18 @@ async def bare(body: bytes, concurrency: int, requests: int) -> float:
 
     slots = asyncio.Semaphore(concurrency)
     connector = aiohttp.TCPConnector(limit=concurrency)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{PORT}", connector=connector) as session:
+    server = f"http://127.0.0.1:{PORT}"
+    with older_objects_left_out():  # as the client does
+        async with aiohttp.ClientSession(server, connector=connector) as session:
 
-        async def one() -> None:
-            async with slots, session.post("/v1/chat/completions", data=body) as response:
-                await response.read()
+            async def one() -> None:
+                async with slots, session.post("/v1/chat/completions", data=body) as response:
+                    await response.read()
 
-        await asyncio.gather(*(one() for _ in range(concurrency)))
-        started = time.perf_counter()
-        await asyncio.gather(*(one() for _ in range(requests)))
-        return requests / (time.perf_counter() - started)
+            await asyncio.gather(*(one() for _ in range(concurrency)))
+            started = time.perf_counter()
+            await asyncio.gather(*(one() for _ in range(requests)))
+            return requests / (time.perf_counter() - started)
 
 
 def measure(case: str, concurrency: int, requests: int, repeats: int) -> dict[str, Any]:
@@ -82,8 +85,8 @@ def measure(case: str, concurrency: int, requests: int, repeats: int) -> dict[st
     client = VlmClient(lambda: Endpoint(f"http://127.0.0.1:{PORT}/v1"), Patience(concurrency=concurrency))
     list(client.ask(questions(concurrency, pictures, shown)))
     sample = next(questions(1, pictures, shown))
-    encoded = tuple(part.jpeg() for part in sample.parts if isinstance(part, Picture))
-    body = Call(sample, encoded, 1, 0, 0.0).body()
+    encoded = tuple(part.encoded() for part in sample.parts if isinstance(part, Picture))
+    body = b"".join(Call(sample, encoded, 1, 0, 0.0).body())
     ideal = requests / (math.ceil(requests / concurrency) * delay)  # in waves, the last one perhaps not full
     rates, bare_rates, processor = [], [], 0.0
     for _ in range(repeats):

@@ -116,9 +116,9 @@ class MllmJudge:
         if view.reference is not None and view.category in REFERENCE_CATEGORIES.values():
             yield "The reference picture:"
             height, width = view.reference.shape[:2]
-            yield Picture(view.reference, layout(height, width, self.settings.image_pixels, linear=True).draw)
+            yield Picture(view.reference, layout(height, width, self.settings.image_pixels).draw)
         height, width = view.source.shape[1:3]
-        shown = layout(height, width, self.settings.image_pixels, linear=True)
+        shown = layout(height, width, self.settings.image_pixels)
         for number, pick in enumerate(evenly(len(view.source), self.settings.max_frames), 1):
             before = Picture(view.source[pick].copy(), shown.draw)  # a copy, so that a waiting frame holds no clip
             same = np.array_equal(view.source[pick], view.edit[pick])  # as in a copy of the source: encoded once

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from kiwi.services.http import Refusal
-from kiwi.services.questions import Failure, Question, Reply, Tokens, Usage
+from kiwi.services.questions import Encoded, Failure, Question, Reply, Tokens, Usage
 from kiwi.services.replies import UnusableReplyError, excerpt, parse_reply
 from kiwi.services.wire import Call, Choice, Completion
 
@@ -31,7 +31,7 @@ class Habits(Protocol):
 class Answering:
     """The state of one question: what could be used so far, and how often something could not."""
 
-    def __init__(self, question: Question, pictures: tuple[bytes, ...], complete: Complete, habits: Habits) -> None:
+    def __init__(self, question: Question, pictures: tuple[Encoded, ...], complete: Complete, habits: Habits) -> None:
         self._question, self._pictures, self._complete, self._habits = question, pictures, complete, habits
         self._texts: list[str] = []
         self._values: list[Any] = []

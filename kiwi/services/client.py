@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from kiwi.services.cache import ReplyCache
 from kiwi.services.endpoint import Endpoint
+from kiwi.services.garbage import older_objects_left_out
 from kiwi.services.patience import Patience
 from kiwi.services.questions import Question, Reply, Usage
 from kiwi.services.session import Probe, Session, Standing
@@ -77,7 +78,8 @@ class VlmClient:
             self._cache = ReplyCache(place, namespace)
         session = Session(self._endpoint(), self._patience, self._cache, self._standing)
         try:
-            yield session
+            with older_objects_left_out():
+                yield session
         finally:
             session.close()
             if self._cache is not None:

@@ -4,6 +4,7 @@ try again later, or a server that cannot be used."""
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from kiwi.services.replies import excerpt
 MAX_REPLY = 4 * 1024**2  # bytes; no answer that max_tokens allows is near it
 REFUSALS = (400, 413, 422)
 CONNECT_SECONDS = 10.0
+AT_ONCE = 256 * 1024  # bytes written before others have their turn
 
 
 T = TypeVar("T")
@@ -66,18 +68,20 @@ class Connection:
     async def close(self) -> None:
         await self._session.close()
 
-    async def exchange(self, method: str, path: str, body: bytes | None = None) -> Answer[bytes] | Refusal | Later:
-        """One request. Raises ServiceError where no request to this server can succeed."""
-        headers = {"Content-Type": "application/json"} if body is not None else None
+    async def exchange(self, method: str, path: str, body: Sequence[bytes] = ()) -> Answer[bytes] | Refusal | Later:
+        """One request, its body in pieces. Raises ServiceError where no request to this server can succeed."""
+        length = sum(len(piece) for piece in body)
+        headers = {"Content-Type": "application/json", "Content-Length": str(length)} if body else None
+        data = None if not body else b"".join(body) if length <= AT_ONCE else _in_runs(body)
         url = f"{self._endpoint.shown}/{path}"
         try:
             async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
+                method, url, data=data, headers=headers, allow_redirects=False
             ) as response:
-                data = await _bounded(response)
+                said = await _bounded(response)
                 if response.status == 200:
-                    return Answer(data)
-                return self._declined(response.status, data, response.headers.get("Retry-After"))
+                    return Answer(said)
+                return self._declined(response.status, said, response.headers.get("Retry-After"))
         except OverlongError as error:
             return Later(str(error))
         except aiohttp.ClientConnectorError as error:
@@ -106,6 +110,17 @@ class Connection:
 
     def _clean(self, said: str) -> str:
         return self._endpoint.without_secrets(said)
+
+
+async def _in_runs(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """The pieces joined to runs of about AT_ONCE bytes: a body of many pictures is never in memory twice."""
+    run: list[bytes] = []
+    for piece in pieces:
+        run.append(piece)
+        if sum(map(len, run)) >= AT_ONCE:
+            yield b"".join(run)
+            run = []
+    yield b"".join(run)
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

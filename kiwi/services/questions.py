@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,24 +20,33 @@ MEDIA_TYPE = "image/jpeg"
 FailureKind = Literal["refused", "unusable", "picture"]
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as it is sent: its JPEG in base64, and the JPEG's SHA-256, by which it is known in a key."""
+
+    base64: bytes = field(repr=False)
+    sha256: str
+
+    @classmethod
+    def of(cls, jpeg: bytes) -> Encoded:
+        return cls(base64.b64encode(jpeg), hashlib.sha256(jpeg).hexdigest())
+
+
 class Picture:
     """An image uint8 [H,W,3] on its way to a server. It is prepared and encoded once, on whatever thread asks first;
     its pixels are let go then. One picture may stand in several questions."""
 
     def __init__(self, pixels: Image, prepare: Callable[[Image], Image] | None = None) -> None:
-        self._pixels: Image | None = pixels
-        self._prepare = prepare
-        self._encoded = b""
+        self._held: Encoded | tuple[Image, Callable[[Image], Image] | None] = pixels, prepare
         self._lock = threading.Lock()
 
-    def jpeg(self) -> bytes:
+    def encoded(self) -> Encoded:
         """JPEG of quality 95, 4:4:4. Raises ValueError for what is no RGB image."""
         with self._lock:
-            if self._pixels is not None:
-                pixels = self._prepare(self._pixels) if self._prepare else self._pixels
-                self._encoded = jpeg_bytes(pixels)
-                self._pixels = self._prepare = None
-            return self._encoded
+            if not isinstance(self._held, Encoded):
+                pixels, prepare = self._held
+                self._held = Encoded.of(jpeg_bytes(prepare(pixels) if prepare else pixels))
+            return self._held
 
 
 def jpeg_bytes(pixels: Image) -> bytes:

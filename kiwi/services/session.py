@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -22,12 +23,12 @@ from kiwi.services.endpoint import Endpoint
 from kiwi.services.errors import ServiceError
 from kiwi.services.http import Answer, Connection, Later, Refusal
 from kiwi.services.patience import Patience
-from kiwi.services.questions import Failure, Picture, Question, Reply, Usage
+from kiwi.services.questions import Encoded, Failure, Picture, Question, Reply, Usage
 from kiwi.services.replies import excerpt
 from kiwi.services.wire import Call, Completion, read_completion
 
-THREADS = 3  # for encoding, and for the cache's file
-BODY_THREADS = 1  # of their own: a question whose turn has come must not wait behind pictures of later ones
+THREADS = 3  # at most, for encoding and for the cache's file; no more than there are cores
+GIVE_WAY = 2  # how much nicer these are than the rest: a request that may go must not wait for one far from its turn
 UNENCODED = 8
 REFUSED_AT_FIRST = 32
 
@@ -71,9 +72,10 @@ class Session:
     def __init__(self, endpoint: Endpoint, patience: Patience, cache: ReplyCache | None, standing: Standing) -> None:
         self._endpoint, self._patience, self._cache, self.standing = endpoint, patience, cache, standing
         self.broken: ServiceError | None = None
-        self._workers = ThreadPoolExecutor(THREADS, "kiwi-pictures")
-        self._bodies = ThreadPoolExecutor(BODY_THREADS, "kiwi-bodies")
+        self._workers = ThreadPoolExecutor(min(THREADS, _cores()), "kiwi-pictures", _give_way)
         self._unencoded = threading.BoundedSemaphore(UNENCODED)
+        self._closed = False
+        self._tasks: set[asyncio.Task[Reply]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kiwi-requests", daemon=True)
         self._thread.start()
@@ -82,7 +84,10 @@ class Session:
     def submit(self, question: Question) -> Future[Reply]:
         """Starts on a question. Waits while too many pictures wait to be encoded."""
         self._unencoded.acquire()
-        return self._run(self._answer(question, self._workers.submit(self._encode, question)))
+        reply: Future[Reply] = Future()
+        encoding = self._workers.submit(self._encode, question)
+        encoding.add_done_callback(lambda done: self._hand_over(question, done, reply))
+        return reply
 
     def close(self) -> None:
         """Cancels what is under way and ends the threads.
@@ -91,15 +96,13 @@ class Session:
         background threads stand still, or on the very thread that would have to be waited for. Neither is waited for.
         """
         if sys.is_finalizing() or threading.current_thread() is self._thread:
-            for threads in (self._workers, self._bodies):
-                threads.shutdown(wait=False, cancel_futures=True)
+            self._workers.shutdown(wait=False, cancel_futures=True)
             self._loop.call_soon_threadsafe(self._loop.stop)
             return
         self._run(self._shut()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._workers.shutdown()
-        self._bodies.shutdown()
         self._loop.close()
 
     async def complete(self, call: Call) -> tuple[Completion | Refusal, bool]:
@@ -124,6 +127,7 @@ class Session:
         return connection, asyncio.Semaphore(self._patience.concurrency), asyncio.Lock()
 
     async def _shut(self) -> None:
+        self._closed = True
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -136,11 +140,40 @@ class Session:
     async def _in_worker(self, work: Callable[..., T], *arguments: Any) -> T:
         return await self._loop.run_in_executor(self._workers, work, *arguments)
 
-    def _encode(self, question: Question) -> tuple[bytes, ...]:
+    def _encode(self, question: Question) -> tuple[Encoded, ...]:
         try:
-            return jpegs(question)
+            return encoded(question)
         finally:
             self._unencoded.release()
+
+    def _hand_over(self, question: Question, encoding: Future[tuple[Encoded, ...]], reply: Future[Reply]) -> None:
+        """From a worker to the loop, with the pictures; or the failure to the asker."""
+        if encoding.cancelled():
+            reply.cancel()
+        elif (error := encoding.exception()) is None:
+            self._loop.call_soon_threadsafe(self._start, question, encoding.result(), reply)
+        elif isinstance(error, ValueError):
+            reply.set_result(Reply(failure=Failure("picture", str(error))))
+        else:
+            reply.set_exception(error)
+
+    def _start(self, question: Question, pictures: tuple[Encoded, ...], reply: Future[Reply]) -> None:
+        """On the loop: a task that answers the question, unless nobody waits for it any more."""
+        if self._closed:
+            reply.cancel()
+            return
+        task = self._loop.create_task(self._answer(question, pictures))
+        self._tasks.add(task)  # a loop holds its tasks weakly
+        task.add_done_callback(lambda done: self._settle(done, reply))
+
+    def _settle(self, done: asyncio.Task[Reply], reply: Future[Reply]) -> None:
+        self._tasks.discard(done)
+        if done.cancelled():
+            reply.cancel()
+        elif (error := done.exception()) is not None:
+            reply.set_exception(error)
+        else:
+            reply.set_result(done.result())
 
     def _kept(self, call: Call) -> tuple[str, Completion | None]:
         """The call's key, and what the cache holds for it."""
@@ -149,11 +182,7 @@ class Session:
         key = call.key()
         return key, self._cache.get(key)
 
-    async def _answer(self, question: Question, encoded: Future[tuple[bytes, ...]]) -> Reply:
-        try:
-            pictures = await asyncio.wrap_future(encoded)
-        except ValueError as error:
-            return Reply(failure=Failure("picture", str(error)))
+    async def _answer(self, question: Question, pictures: tuple[Encoded, ...]) -> Reply:
         try:
             return await Answering(question, pictures, self.complete, self.standing).reply()
         except ServiceError as error:
@@ -162,7 +191,7 @@ class Session:
 
     async def _post(self, call: Call) -> Completion | Refusal:
         """Asks the server, as often as patience allows."""
-        body = await self._loop.run_in_executor(self._bodies, call.body)
+        body = call.body()
         usage = self.standing.usage
 
         async def once() -> Answer[Completion] | Refusal | Later:
@@ -242,7 +271,7 @@ class Session:
         async def uncached(call: Call) -> tuple[Completion | Refusal, bool]:
             return await self._post(call), False
 
-        pictures = await self._in_worker(jpegs, probe.question)
+        pictures = await self._in_worker(encoded, probe.question)
         wrong = probe.verdict(await Answering(probe.question, pictures, uncached, self.standing).reply())
         if wrong is not None:
             raise self._connection.broken(*wrong)
@@ -257,9 +286,21 @@ class Session:
             raise self._connection.broken(said, remedy)
 
 
-def jpegs(question: Question) -> tuple[bytes, ...]:
-    """The question's pictures, in order, encoded."""
-    return tuple(part.jpeg() for part in question.parts if isinstance(part, Picture))
+def encoded(question: Question) -> tuple[Encoded, ...]:
+    """The question's pictures, in order."""
+    return tuple(part.encoded() for part in question.parts if isinstance(part, Picture))
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _give_way() -> None:
+    """Makes this thread nicer, where threads have a niceness of their own."""
+    if sys.platform == "linux":
+        here = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, here, min(os.getpriority(os.PRIO_PROCESS, here) + GIVE_WAY, 19))
 
 
 def _names(data: bytes) -> set[str] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -14,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from kiwi.configuration import canonical_json
-from kiwi.services.questions import MEDIA_TYPE, Question, Tokens
+from kiwi.services.questions import MEDIA_TYPE, Encoded, Question, Tokens
 
 FORMAT = 1  # of the key: raise it where what is sent for a question changes in a way that the key does not see
 
@@ -24,29 +23,29 @@ class Call:
     """One request to be made of a question: how many answers, and from which seed on."""
 
     question: Question
-    pictures: tuple[bytes, ...]
+    pictures: tuple[Encoded, ...]
     n: int
     seed: int
     temperature: float
 
     def key(self) -> str:
         """SHA-256 over the model, texts, pictures' bytes, schema and parameters: all that the answer depends on."""
-        hashes = [hashlib.sha256(picture).hexdigest() for picture in self.pictures]
-        said = canonical_json([FORMAT, self._body(hashes)])
+        said = canonical_json([FORMAT, self._body([picture.sha256 for picture in self.pictures])])
         return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
 
-    def body(self) -> bytes:
-        """JSON in ASCII, the pictures as data addresses.
+    def body(self) -> list[bytes]:
+        """JSON in ASCII, the pictures as data addresses; in pieces, so that no picture is copied.
 
         Pictures are spliced in: base64 needs no escapes, and a JSON encoder would look at every letter of it.
         """
         mark = f"picture-{uuid.uuid4().hex}-"
         said = json.dumps(self._body([f"{mark}{index}" for index in range(len(self.pictures))]), separators=(",", ":"))
-        pieces, rest = [], said.encode()
+        pieces: list[bytes] = []
+        rest = said.encode()
         for index, picture in enumerate(self.pictures):
             before, _, rest = rest.partition(f"{mark}{index}".encode())
-            pieces += [before, f"data:{MEDIA_TYPE};base64,".encode(), base64.b64encode(picture)]
-        return b"".join([*pieces, rest])
+            pieces += [before, f"data:{MEDIA_TYPE};base64,".encode(), picture.base64]
+        return [*pieces, rest]
 
     def _body(self, pictures: list[str]) -> dict[str, Any]:
         """The request with an address for each picture."""

@@ -17,6 +17,7 @@ from kiwi.services import Failure, Patience, Probe, VlmClient, endpoint_of
 from kiwi.services.questions import FailureKind
 
 PROMPTS = Path(__file__).parent / "prompts"
+REVISION = "2"  # of what the models are shown beside the prompts: raise it where that changes
 REASONS: dict[FailureKind, Reason] = {
     "refused": Reason.REQUEST_REFUSED,
     "unusable": Reason.REPLY_UNUSABLE,

@@ -16,6 +16,7 @@ from kiwi.configuration import ServiceSettings, VlmSettings
 from kiwi.curation.curators.protocols import Box, Grounding, GroundRequest, Image, RegionKind
 from kiwi.curation.curators.vlm_asking import (
     PROMPTS,
+    REVISION,
     Answer,
     Label,
     client_of,
@@ -94,7 +95,7 @@ class VlmGrounder:
     ) -> VlmGrounder:
         """Reads the prompts, and nothing else. `cache`: where replies are kept; None keeps none."""
         prompts = read_prompts(settings.prompt, PROMPTS, tuple(PROMPT_OF.values()))
-        version = version_of("1", settings, prompts)
+        version = version_of(REVISION, settings, prompts)
         probe = canary(settings, prompts) if canary_wanted() else None
         client = client_of("ground", version, service, cache, probe)
         return cls(client, settings, prompts, min_region, max_region, version)

@@ -21,6 +21,7 @@ from kiwi.configuration import ServiceSettings, VlmSettings
 from kiwi.curation.curators.protocols import Score, ScoreRequest
 from kiwi.curation.curators.vlm_asking import (
     PROMPTS,
+    REVISION,
     Answer,
     Reasoning,
     client_of,
@@ -74,7 +75,7 @@ class VlmScorer:
     ) -> VlmScorer:
         """Reads the prompts, and nothing else. `cache`: where replies are kept; None keeps none."""
         prompts = read_prompts(settings.prompt, PROMPTS, (SEMANTIC, QUALITY))
-        version = version_of("1", settings, prompts, sample_fps)
+        version = version_of(REVISION, settings, prompts, sample_fps)
         return cls(client_of("score", version, service, cache), settings, prompts, sample_fps, version)
 
     @property

@@ -12,6 +12,7 @@ from kiwi.configuration import ServiceSettings, VlmSettings
 from kiwi.curation.curators.protocols import Image, RegionKind, Verification, VerifyRequest
 from kiwi.curation.curators.vlm_asking import (
     PROMPTS,
+    REVISION,
     Answer,
     Reasoning,
     client_of,
@@ -74,7 +75,7 @@ class VlmVerifier:
     ) -> VlmVerifier:
         """Reads the prompts, and nothing else. `cache`: where replies are kept; None keeps none."""
         prompts = read_prompts(settings.prompt, PROMPTS, tuple(PROMPT_OF.values()))
-        version = version_of("1", settings, prompts)
+        version = version_of(REVISION, settings, prompts)
         return cls(client_of("verify", version, service, cache), settings, prompts, min_consistency, version)
 
     def verify(self, requests: Iterable[VerifyRequest]) -> Iterator[Verification]:

@@ -439,4 +439,4 @@ def test_the_configuration_builds_them_without_asking_a_server(monkeypatch: pyte
     assert registry.scorer(chosen).sample_fps == chosen.score_fps
     for curator in (registry.scorer(chosen), registry.grounder(chosen), registry.verifier(chosen)):
         assert curator.name == "vlm"
-        assert re.fullmatch(r"1-[\w.-]+-[0-9a-f]{8}", curator.version)
+        assert re.fullmatch(r"2-[\w.-]+-[0-9a-f]{8}", curator.version)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gc
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -21,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from kiwi.errors import UsageError
 from kiwi.services import Patience, Picture, Question, ServiceError, VlmClient, endpoint_of
 from kiwi.services.endpoint import Endpoint
+from kiwi.services.garbage import older_objects_left_out
+from kiwi.services.http import AT_ONCE
 from kiwi.services.patience import seconds_of
 from tests.unit.services.scripted_server import MODEL, Said, chat, error, pictures_of, question_of, serving
 
@@ -131,10 +136,60 @@ def test_pixels_of_a_picture_are_let_go_once_it_is_encoded() -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
     gone = weakref.ref(pixels)
     picture = Picture(pixels)
-    first = picture.jpeg()
+    first = picture.encoded()
     del pixels
     assert gone() is None
-    assert picture.jpeg() == first
+    assert picture.encoded() == first
+
+
+def test_a_body_of_many_large_pictures_arrives_whole_and_once_more_when_it_is_tried_again() -> None:
+    grain = np.random.default_rng(0).integers(0, 256, (5, 200, 300, 3), dtype=np.uint8)
+    pictures = [Picture(frame) for frame in grain]
+    with serving(once_then_echo(error(503))) as server:
+        (reply,) = client_at(server.address).ask([Question((*pictures, "number 7"), MODEL, Mark)])
+    sent = [picture.encoded().base64 for picture in pictures]
+    assert sum(map(len, sent)) > 2 * AT_ONCE
+    assert [[base64.b64encode(one) for one in pictures_of(body)] for body in server.seen] == [sent, sent]
+    assert reply.values[0].mark == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux alone")
+def test_encoding_gives_way_to_requests() -> None:
+    niceness = []
+
+    def prepare(pixels: Any) -> Any:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return pixels
+
+    with serving(echo) as server:
+        list(client_at(server.address).ask([Question((Picture(RED, prepare), "number 1"), MODEL, Mark)]))
+    assert niceness[0] > os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) or niceness == [19]
+
+
+@pytest.fixture
+def nothing_left_out() -> Iterator[None]:
+    """As in a process of its own: these tests' process leaves what was imported out of collections from the start."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("nothing_left_out")
+def test_what_was_there_before_is_left_out_of_collections_while_questions_are_asked_and_no_longer() -> None:
+    with serving(echo) as server:
+        replies = client_at(server.address).ask(ask(f"number {n}") for n in range(3))
+        next(replies)
+        during = gc.get_freeze_count()
+        list(replies)
+    assert during > 0
+    assert gc.get_freeze_count() == 0
+
+
+def test_objects_that_somebody_else_left_out_of_collections_stay_so() -> None:
+    gc.freeze()
+    with older_objects_left_out():
+        pass
+    assert gc.get_freeze_count() > 0
 
 
 def test_a_picture_that_does_not_encode_fails_its_question_alone() -> None:
@@ -473,7 +528,7 @@ def test_a_server_that_goes_away_for_a_moment_is_waited_for(monkeypatch: pytest.
 
     exchange, posts = http.Connection.exchange, []
 
-    async def away_once(self: Any, method: str, path: str, body: bytes | None = None) -> Any:
+    async def away_once(self: Any, method: str, path: str, body: Any = ()) -> Any:
         posts.extend([path] if method == "POST" else [])
         if len(posts) == 2:
             return http.Later("no connection", unreachable=True)

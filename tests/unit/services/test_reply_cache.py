@@ -17,8 +17,8 @@ from kiwi import storage
 from kiwi.services import Patience, Picture, Question, ServiceError, VlmClient
 from kiwi.services.cache import ReplyCache
 from kiwi.services.endpoint import Endpoint
-from kiwi.services.questions import Tokens
-from kiwi.services.wire import Choice, Completion
+from kiwi.services.questions import Encoded, Tokens
+from kiwi.services.wire import Call, Choice, Completion
 from tests.unit.services.scripted_server import MODEL, Said, chat, error, serving
 
 ADDRESS = "memory://replies-of-a-test"
@@ -96,6 +96,12 @@ def test_whatever_differs_in_a_question_is_asked_anew(other: Question, tmp_path:
         assert len({json.dumps(body, sort_keys=True) for body in server.seen}) == 2
         list(client_at(server.address, tmp_path).ask([question, other]))
         assert len(server.seen) <= 3
+
+
+def test_a_key_is_what_it_was_when_replies_of_earlier_versions_were_kept() -> None:
+    question = Question(("what is it?", Picture(np.zeros((4, 4, 3), np.uint8))), "model", None, seed=5)
+    key = Call(question, (Encoded.of(b"jpeg"),), 2, 7, 0.5).key()
+    assert key == "7b8c734f1192c186b7f6977510a7fc747279771c9da66c797d954df9f55b4d6f"
 
 
 def test_unusable_replies_are_kept_too_so_that_a_better_parser_may_read_them(tmp_path: Path) -> None:
