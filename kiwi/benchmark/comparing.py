@@ -26,9 +26,16 @@ def read_scores(place: Path) -> dict[str, Any]:
         scores = read_json(path)
     except ValueError as error:
         raise UsageError(f"{path}: no scores ({error})", "judge again: `kiwi bench judge`") from error
-    if not isinstance(scores, dict) or not isinstance(scores.get("per_sample"), list):
+    if not isinstance(scores, dict) or not _of_samples(scores.get("per_sample")):
         raise UsageError(f"{path}: no scores of samples", "name a work folder, or a scores.json that judging wrote")
     return scores
+
+
+def _of_samples(rows: Any) -> bool:
+    """Whether these are rows of samples, each with its criteria or None where it was not judged."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and "id" in row and isinstance(row.get("criteria", 0), dict | None) for row in rows
+    )
 
 
 def compare(first: Scores, second: Scores, *, min_coverage: float) -> dict[str, Any]:

@@ -7,16 +7,17 @@ is there is not made again, so a run that was killed loses one batch at most.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from kiwi.benchmark.rubric import Frames, Image
+from kiwi.benchmark.rubric import FailedMeasurement, Frames, Image, MeasurementError
 from kiwi.benchmark.samples import BenchmarkSample, HeldOut
 from kiwi.configuration import digest
+from kiwi.hashing import sha256_of
 
 BATCH_SAMPLES = 64
 RESULT = "result"
@@ -139,11 +140,14 @@ def edit_held_out(
     sampling_steps: int,
     progress: Callable[[int], None] = lambda edits: None,
 ) -> int:
-    """Makes the batches that are missing, loading the model only if one is. Returns the number of edits made now."""
+    """Makes the batches that are missing or cut short, loading the model only if one is.
+
+    Returns the number of edits made now.
+    """
     editor: Editor | None = None
     made = 0
     for batch in batches:
-        if not batch.path.exists():
+        if not _whole(batch.path):
             editor = editor or load()
             make_batch(batch, editor, sampling_steps=sampling_steps)
             made += len(batch.requests)
@@ -153,13 +157,52 @@ def edit_held_out(
 
 def read_edits(batches: Sequence[Batch]) -> Iterator[tuple[Request, Frames | None]]:
     """All requests with their edits, batch by batch; None for an edit that is missing or whose file is unreadable."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     for batch in batches:
-        try:
-            kept = load_file(str(batch.path))
-        except (OSError, SafetensorError):
-            kept = {}
+        kept = _load(batch.path) if _whole(batch.path) else {}
         for request in batch.requests:
             yield request, kept.get(request.key)
+
+
+def read_recorded(
+    batches: Sequence[Batch], files: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[Request, Frames | MeasurementError]]:
+    """All requests with their edits, or why there is none: MeasurementError(EDIT_MISSING).
+
+    `files`: what edits.json says of them; a file of another SHA-256 is not believed.
+    """
+    recorded = {entry["file"]: entry["sha256"] for entry in files}
+    for batch in batches:
+        trouble = _trouble(batch.path, recorded)
+        kept = _load(batch.path) if trouble is None else {}
+        for request in batch.requests:
+            edit = kept.get(request.key)
+            missing = MeasurementError(FailedMeasurement.EDIT_MISSING, trouble or "no edit was made or stored")
+            yield request, missing if edit is None else edit
+
+
+def _trouble(path: Path, recorded: Mapping[str, str]) -> str | None:
+    if not path.exists():
+        return f"{path} is not there; `kiwi bench run` makes it again"
+    if not _whole(path):
+        return f"{path} is cut short or no file of edits; `kiwi bench run` makes it again"
+    if path.name in recorded and recorded[path.name] != sha256_of(path):
+        return f"{path} is not the file that edits.json records: remove it, and `kiwi bench run` makes it again"
+    return None
+
+
+def _whole(path: Path) -> bool:
+    """Whether this is a file of edits to its end; its header says how long it must be."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def _load(path: Path) -> dict[str, Frames]:
+    from safetensors.numpy import load_file
+
+    found: dict[str, Frames] = load_file(str(path))
+    return found

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kiwi.benchmark.edits import RESULT, Request, read_edits
+from kiwi.benchmark.edits import RESULT, Request, read_recorded
 from kiwi.benchmark.judges import judge_of
+from kiwi.benchmark.judging import FORMAT, failed, judge_into
+from kiwi.benchmark.listed import load_listed
+from kiwi.benchmark.listed_scores import judge_listed
 from kiwi.benchmark.metrics import measure
-from kiwi.benchmark.rubric import Frames, Judge, JudgeView, MeasurementError, check_edit
+from kiwi.benchmark.rubric import FailedMeasurement, Frames, Judge, JudgeView, MeasurementError, check_edit
 from kiwi.benchmark.run import CANDIDATE, CHAMPION, STAGE, batches_of, benchmark_folder
 from kiwi.benchmark.samples import BenchmarkError, BenchmarkSample, HeldOut, load_held_out
 from kiwi.benchmark.scores import (
@@ -24,14 +26,13 @@ from kiwi.benchmark.scores import (
     learning,
     of_kind,
     per_sample,
+    recorded,
 )
 from kiwi.configuration import RunConfiguration
 from kiwi.workspace import Workspace, read_json, write_json
 
 if TYPE_CHECKING:
     from kiwi.tracking import TaskRun
-
-FORMAT = 2  # of scores.json: what an earlier version of this file wrote is judged again
 
 
 def judge_edits(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
@@ -56,6 +57,8 @@ def judge_edits(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any
         )
     path = Workspace.of(configuration).benchmark(edits["key"]) / "scores.json"
     kept = _written(path)
+    if kept is not None and any(each["reason"] == FailedMeasurement.EDIT_MISSING for each in kept["failures"]):
+        kept = None  # the edits that were lost may have been made again
     if kept is not None:
         task.note("reused")
     scores = kept or _scores(configuration, task, held_out, judge, edits)
@@ -68,9 +71,6 @@ def judge_edits(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any
 
 def _listed(configuration: RunConfiguration, said: str) -> dict[str, Any]:
     """The scores of the list that the configuration names, as the run's own."""
-    from kiwi.benchmark.listed import load_listed
-    from kiwi.benchmark.listed_scores import judge_listed
-
     return judge_listed(configuration, load_listed(configuration, said), decides=True)[0]
 
 
@@ -120,7 +120,7 @@ def _scores(
 ) -> dict[str, Any]:
     outcomes: dict[tuple[str, str], Outcome] = {}
     for place, model in enumerate(edits["models"]):
-        found = read_edits(batches_of(configuration, held_out, model))
+        found = read_recorded(batches_of(configuration, held_out, model), model["files"])
         outcomes[model["role"], model["name"]] = judged(judge, found, model["name"])
         task.progress(place + 1, len(edits["models"]) + 1, "models", model["name"])
     candidate = next(outcome for (role, _), outcome in outcomes.items() if role == CANDIDATE)
@@ -149,7 +149,7 @@ def _scores(
         "judging": judge.spent(),
         "failures": failures,
         "excluded": edits["excluded"],
-        "per_sample": per_sample(candidate, champion),
+        "per_sample": per_sample(candidate, champion, recorded(edits["champion"])),
     }
 
 
@@ -161,38 +161,14 @@ def _as_is(sample: BenchmarkSample) -> Request:
     return Request(sample, RESULT, sample.prompt, sample.reference)
 
 
-def judged(judge: Judge, edits: Iterable[tuple[Request, Frames | None]], model: str) -> Outcome:
+def judged(judge: Judge, edits: Iterable[tuple[Request, Frames | MeasurementError]], model: str) -> Outcome:
     """Judges results and measures results and controls. What cannot be is listed with its typed reason."""
     outcome = Outcome([], judge.exact)
     return judge_into(outcome, judge, _views(edits, outcome, model), model)
 
 
-def judge_into(outcome: Outcome, judge: Judge, views: Iterable[tuple[str, JudgeView]], model: str) -> Outcome:
-    """Notes in `outcome` what the judge says of each (sample id, view), and what it cannot judge."""
-    waiting: deque[str] = deque()
-
-    def shown() -> Iterator[JudgeView]:
-        for name, view in views:
-            waiting.append(name)
-            yield view
-
-    for judgement in judge.judge_all(shown()):
-        name = waiting.popleft()
-        if judgement.scores is not None:
-            outcome.scores[name], outcome.repeats[name] = judgement.scores, judgement.repeats
-        if judgement.failure is not None:
-            outcome.failures.append(failed(model, name, RESULT, judgement.failure))
-    return outcome
-
-
-def failed(model: str, name: str, arm: str, failure: MeasurementError) -> dict[str, str]:
-    """An entry of `failures`: which edit has no score, and the typed reason."""
-    about = {"model": model, "id": name, "arm": arm}
-    return about | {"reason": str(failure.reason), "detail": failure.message}
-
-
 def _views(
-    edits: Iterable[tuple[Request, Frames | None]], outcome: Outcome, model: str
+    edits: Iterable[tuple[Request, Frames | MeasurementError]], outcome: Outcome, model: str
 ) -> Iterator[tuple[str, JudgeView]]:
     """What the judge is to see of each result; notes on the way what is measured of results and controls."""
     for request, edit in edits:
@@ -200,6 +176,8 @@ def _views(
         if request.arm == RESULT:
             outcome.samples.append(sample)
         try:
+            if isinstance(edit, MeasurementError):
+                raise edit
             made = check_edit(sample.source, edit)
             outcome.figures[request.arm, sample.sample_id] = measure(sample, made)
         except MeasurementError as unmeasured:

@@ -10,10 +10,12 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from kiwi import storage
 from kiwi.benchmark.rubric import (
     REFERENCE_CATEGORIES,
     Category,
@@ -24,7 +26,7 @@ from kiwi.benchmark.rubric import (
     Rubric,
     category_of,
 )
-from kiwi.benchmark.samples import PROTOCOL, VIEW_PIXELS, Group
+from kiwi.benchmark.samples import PROTOCOL, VIEW_PIXELS, BenchmarkError, Group
 from kiwi.configuration import RunConfiguration, digest
 from kiwi.errors import UsageError
 from kiwi.media.timing import evenly
@@ -32,6 +34,7 @@ from kiwi.sources.adapter import SourceFailure
 from kiwi.sources.benchmarks import (
     OPENVE_CATEGORIES,
     BenchmarkEntry,
+    find_entry,
     open_entry,
     read_openve_bench,
     read_refvie_bench,
@@ -41,6 +44,9 @@ Reader = Callable[[str], list[BenchmarkEntry]]
 PUBLISHED: dict[str, Reader] = {"refvie-bench": read_refvie_bench, "openve-bench": read_openve_bench}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TAKEN = ("edits", "judged", "replies")  # folders of a benchmark's own
+LISTS = (".yaml", ".yml", ".csv")
+LOOKED_AT = 60  # entries whose media are looked for before a run starts
+LOOKERS = 8
 FORMS = "refvie-bench=FOLDER, openve-bench=FOLDER, or NAME=LIST.yaml or NAME=LIST.csv of your own in those forms"
 
 
@@ -101,15 +107,59 @@ def load_listed(configuration: RunConfiguration, said: str) -> Listed:
         UsageError: no such name, no location, or no entry of a type that is rated. SourceError: no usable list there.
     """
     name, _, location = said.partition("=")
-    root, reader = _reader(said, name, location)
-    samples = tuple(_sample(entry) for entry in reader(root))
-    if not samples:
-        rated = ", ".join(OPENVE_CATEGORIES)
-        raise UsageError(f"{location} holds no entry that is rated", f"edited_type is one of {rated}")
+    root, entries = _entries(said)
+    samples = tuple(_sample(entry) for entry in entries)
     frames, pixels = configuration.model.frames, max(VIEW_PIXELS, configuration.model.size**2)
     listed = [(each.sample_id, each.entry.instruction, each.category, _content(root, each)) for each in samples]
     revision = digest(PROTOCOL, name, configuration.benchmark.sampling_steps, frames, pixels, listed)
     return Listed(name, location, root, samples, frames, pixels, revision)
+
+
+def check_listed(said: str, least: float) -> None:
+    """Looks before a run whether the benchmark that NAME=LOCATION names can be edited: its whole list, and the clips
+    and references of up to LOOKED_AT entries, spread evenly. On this machine clips must open, in a store be there.
+
+    Args:
+        least: the share of those entries that must be whole; fewer would be a verdict on too few samples.
+
+    Raises:
+        UsageError, SourceError: as `load_listed` does. StorageError: the store cannot be asked. BenchmarkError: too
+            little of its media is there.
+    """
+    root, entries = _entries(said)
+    if storage.is_remote(root):
+        storage.check(root)
+    looked = [entries[place] for place in evenly(len(entries), min(len(entries), LOOKED_AT))]
+    with ThreadPoolExecutor(LOOKERS) as pool:
+        faults = [fault for fault in pool.map(partial(_fault, root), looked) if fault]
+    if len(looked) - len(faults) < least * len(looked) - 1e-9:
+        whole = "" if len(looked) == len(entries) else f" looked at of {len(entries)}"
+        what = f"{said}: {len(faults)} of {len(looked)} entries{whole} cannot be edited: {faults[0]}"
+        raise BenchmarkError(what, f"put its media there; gate.min_coverage asks for {least:.0%} of the samples")
+
+
+def _fault(root: str, entry: BenchmarkEntry) -> str:
+    """What is wrong with an entry's clip or reference; "" where both are there."""
+    from kiwi.media import MediaError, probe
+
+    try:
+        for media in find_entry(root, entry):
+            if isinstance(media, Path):
+                probe(media)
+    except (SourceFailure, MediaError) as error:
+        return error.message
+    return ""
+
+
+def _entries(said: str) -> tuple[str, list[BenchmarkEntry]]:
+    """The folder that the list's paths are relative to, and the entries that are rated. Raises as `load_listed`."""
+    name, _, location = said.partition("=")
+    root, reader = _reader(said, name, location)
+    entries = reader(root)
+    if not entries:
+        rated = ", ".join(OPENVE_CATEGORIES)
+        raise UsageError(f"{location} holds no entry that is rated", f"edited_type is one of {rated}")
+    return root, entries
 
 
 def _reader(said: str, name: str, location: str) -> tuple[str, Reader]:
@@ -118,10 +168,9 @@ def _reader(said: str, name: str, location: str) -> tuple[str, Reader]:
         raise UsageError(f"{said!r} names no benchmark", FORMS)
     folder, file = posixpath.split(location)
     ending = posixpath.splitext(file)[1].lower()
-    if ending in (".yaml", ".yml"):
-        return folder or ".", partial(read_refvie_bench, file=file)
-    if ending == ".csv":
-        return folder or ".", partial(read_openve_bench, file=file)
+    if ending in LISTS:
+        reader = read_openve_bench if ending == ".csv" else read_refvie_bench
+        return folder or ".", partial(reader, file=file)
     if name not in PUBLISHED:
         raise UsageError(f"{said!r} names no benchmark", FORMS)
     return location, PUBLISHED[name]

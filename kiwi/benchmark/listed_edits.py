@@ -22,6 +22,7 @@ from kiwi.benchmark.run import (
     ChampionRef,
     Load,
     ModelUnderTest,
+    Told,
     benchmark_folder,
     champion_under_test,
     kept_files,
@@ -66,6 +67,7 @@ def edit_listed(
     load: Load | None = None,
     shard: Shard = WHOLE,
     batch: int = BATCH,
+    told: Told = lambda done, total: None,
 ) -> dict[str, Any]:
     """Lets the trained model, and the champion where its recorded scores do not compare, make a shard's edits.
 
@@ -81,8 +83,9 @@ def edit_listed(
     task.params({"benchmark": listed.name, "benchmark_revision": listed.revision})
     judge = judge_of(configuration).name
     said, beside = champion_under_test(champion, listed.revision, judge)
-    work = _Work(configuration, listed, task, load or _loader(configuration), shard, batch)
     models = [trained_model(configuration, controls=False)]
+    asked = models if beside is None else [*models, beside]
+    work = _Work(configuration, listed, task, load or _loader(configuration), shard, batch, asked, told)
     made = work.edit(models[0])
     if beside is not None and said is not None:
         try:
@@ -118,10 +121,19 @@ class _Work:
     """One process's share of the edits of a list."""
 
     def __init__(
-        self, configuration: RunConfiguration, listed: Listed, task: TaskRun, load: Load, shard: Shard, batch: int
+        self,
+        configuration: RunConfiguration,
+        listed: Listed,
+        task: TaskRun,
+        load: Load,
+        shard: Shard,
+        batch: int,
+        models: Sequence[ModelUnderTest],
+        told: Told,
     ) -> None:
         self._configuration, self._listed, self._task, self._load = configuration, listed, task, load
-        self._shard, self._batch = shard, max(1, batch)
+        self._shard, self._batch, self._told = shard, max(1, batch), told
+        self._done, self._total = 0, sum(len(self.missing(model, shard)) for model in models)
 
     def missing(self, model: ModelUnderTest, shard: Shard) -> list[ListedSample]:
         """The samples of a shard that the model has still to edit."""
@@ -137,12 +149,16 @@ class _Work:
     def edit(self, model: ModelUnderTest) -> int:
         """Makes the shard's missing edits of one model, which is loaded only where there is one. How many it made."""
         missing, editor, made = self.missing(model, self._shard), None, 0
+        if missing:
+            self._told(self._done, self._total)
         for start in range(0, len(missing), self._batch):
             batch = list(self._opened(model, missing[start : start + self._batch]))
             if batch:
                 editor = editor or self._load(model.folder)
                 self._make(editor, model, batch)
                 made += len(batch)
+            self._done += len(missing[start : start + self._batch])
+            self._told(self._done, self._total)
             self._task.progress(min(start + self._batch, len(missing)), len(missing), "edits", model.name)
         return made
 

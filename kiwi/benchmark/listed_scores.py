@@ -11,14 +11,14 @@ from typing import Any
 
 from kiwi.benchmark.edits import RESULT
 from kiwi.benchmark.gallery import Exhibit, choose_by_score, show
-from kiwi.benchmark.judge import FORMAT, failed, judge_into
 from kiwi.benchmark.judges import judge_of
+from kiwi.benchmark.judging import FORMAT, failed, judge_into
 from kiwi.benchmark.listed import Listed, ListedSample, Opened, open_sample
 from kiwi.benchmark.listed_edits import kept_edit, listed_folder
 from kiwi.benchmark.rubric import Frames, Judge, JudgeView, MeasurementError, check_edit
 from kiwi.benchmark.run import CANDIDATE, CHAMPION, benchmark_folder
 from kiwi.benchmark.samples import BenchmarkError
-from kiwi.benchmark.scores import Outcome, averaged, beside, champion_side, mean_of, of_kind, per_sample
+from kiwi.benchmark.scores import Outcome, averaged, beside, champion_side, mean_of, of_kind, per_sample, recorded
 from kiwi.configuration import RunConfiguration
 from kiwi.workspace import read_json, write_json
 
@@ -68,7 +68,7 @@ def judge_listed(
         "judging": judge.spent(),
         "failures": [each for outcome in (*judged.values(), copied) for each in outcome.failures],
         "excluded": edits["excluded"],
-        "per_sample": per_sample(candidate, champion),
+        "per_sample": per_sample(candidate, champion, recorded(about)),
     }
     home = listed_folder(configuration, listed)
     write_json(home / "scores.json", scores)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from kiwi.benchmark.metrics import channel_mean, decibels, mean_inside, squared_error
+from kiwi.benchmark.pixels import channel_mean, decibels, mean_inside, squared_error
 from kiwi.benchmark.rubric import HIGHEST, LOWEST, FailedMeasurement, Frames, JudgeView, Mask, MeasurementError
 
 Floats = npt.NDArray[np.float32]

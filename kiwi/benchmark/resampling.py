@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kiwi.benchmark.preference.scores import interval, resampled
+from kiwi.benchmark.rubric import ALL_CRITERIA
 
 Floats = NDArray[np.float64]
 Row = Mapping[str, float]
@@ -79,9 +80,14 @@ def _matrix(rows: Sequence[Row]) -> tuple[list[str], Floats, Floats]:
     names = list(dict.fromkeys(name for row in rows for name in row))
     values = np.array([[row.get(name, 0.0) for name in names] for row in rows], dtype=np.float64)
     asked = np.array([[float(name in row) for name in names] for row in rows], dtype=np.float64)
-    order = sorted(range(len(names)), key=names.__getitem__)
+    order = sorted(range(len(names)), key=lambda at: _place(names[at]))
     shape = (len(rows), len(names))
     return [names[at] for at in order], values.reshape(shape)[:, order], asked.reshape(shape)[:, order]
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Criteria stand in the paper's order, others behind them by name."""
+    return (ALL_CRITERIA.index(name) if name in ALL_CRITERIA else len(ALL_CRITERIA), name)
 
 
 def _drawn(values: Floats, asked: Floats) -> tuple[Floats, Floats] | None:

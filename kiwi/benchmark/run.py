@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kiwi.tracking import TaskRun
 
 Load = Callable[[Path], Editor]
+Told = Callable[[int, int], None]  # is told (edits done, in all)
 CANDIDATE, STAGE, CHAMPION = "candidate", "stage", "champion"
 
 
@@ -90,6 +91,7 @@ def run_benchmark(
     champion: ChampionRef | None = None,
     *,
     load: Load = load_pipeline,
+    told: Told = lambda done, total: None,
 ) -> dict[str, Any]:
     """Edits all held-out samples and writes edits.json and the gallery; returns {key, revision, samples, edits}.
 
@@ -110,11 +112,11 @@ def run_benchmark(
     described = [model.said(held_out.revision) for model in models]
     key = digest(held_out.revision, judge.name, described, champion_said)
     path = Workspace.of(configuration).benchmark(key) / "edits.json"
-    if path.exists():
+    edits = _kept(configuration, path)
+    if edits is not None:
         task.note("reused")
-        edits = read_json(path)
     else:
-        found = _edit_all(configuration, task, held_out, models, champion_said, load)
+        found = _edit_all(configuration, task, held_out, models, champion_said, load, told)
         edits = {
             "revision": held_out.revision,
             "key": key,
@@ -139,6 +141,18 @@ def run_benchmark(
         "samples": len(held_out.samples),
         "edits": path.relative_to(root).as_posix(),
     }
+
+
+def _kept(configuration: RunConfiguration, path: Path) -> dict[str, Any] | None:
+    """edits.json of a finished run; None where there is none, or where one of its files was lost or cut short."""
+    if not path.exists():
+        return None
+    edits: dict[str, Any] = read_json(path)
+    home = benchmark_folder(configuration)
+    files = [
+        (home / model["shards"] / each["file"], each["bytes"]) for model in edits["models"] for each in model["files"]
+    ]
+    return edits if all(file.exists() and file.stat().st_size == size for file, size in files) else None
 
 
 def _attach(configuration: RunConfiguration, task: TaskRun, edits: Mapping[str, Any]) -> None:
@@ -235,11 +249,13 @@ def _edit_all(
     models: list[ModelUnderTest],
     champion: dict[str, Any] | None,
     load: Load,
+    told: Told,
 ) -> _Edited:
     """Makes what is missing. A champion that cannot be run is said to be unmeasured; no other model may fail."""
     planned = {model: batches_of(configuration, held_out, model.said(held_out.revision)) for model in models}
     total = sum(len(batch.requests) for batches in planned.values() for batch in batches)
     done = made = 0
+    told(done, total)
     for model in models:
         before = done
 
@@ -247,6 +263,7 @@ def _edit_all(
             nonlocal done
             done += edits
             task.progress(done, of, "edits", name)
+            told(done, of)
 
         try:
             steps = configuration.benchmark.sampling_steps

@@ -211,12 +211,19 @@ def champion_side(
         return None
     about = {"name": said["name"], "version": said["version"], "unmeasured": said["unmeasured"]}
     if said["recorded"] is not None:
-        recorded = {name: value for name, value in said["recorded"].items() if name != "per_sample"}
-        former = {row["id"]: row["criteria"] for row in said["recorded"].get("per_sample") or () if row["criteria"]}
-        return about | {"scores_from": "record"} | recorded | {"comparison": compared(candidate, former)}
+        known = {name: value for name, value in said["recorded"].items() if name != "per_sample"}
+        former = recorded(said)
+        more = {"intervals": intervals(list(former.values())), "comparison": compared(candidate, former)}
+        return about | {"scores_from": "record"} | known | more
     if champion is None:
         return about | {"scores_from": None, "overall": None, "criteria": {}, "comparison": None}
     return about | {"scores_from": "this run"} | beside(candidate, champion)
+
+
+def recorded(said: Mapping[str, Any] | None) -> dict[str, dict[str, float]]:
+    """By sample: what the champion scored when it was registered; empty where its run does not keep that."""
+    rows = ((said or {}).get("recorded") or {}).get("per_sample") or ()
+    return {row["id"]: row["criteria"] for row in rows if row["criteria"]}
 
 
 def beside(candidate: Outcome, other: Outcome) -> dict[str, Any]:
@@ -233,8 +240,11 @@ def compared(candidate: Outcome, other: Mapping[str, Mapping[str, float]]) -> di
     return difference(ours, [scores_as_written(other[name]) for name in shared])
 
 
-def per_sample(outcome: Outcome, champion: Outcome | None) -> list[dict[str, Any]]:
-    """One row a sample: its criteria, its mean, and the champion's where it edited here."""
+def per_sample(
+    outcome: Outcome, champion: Outcome | None, former: Mapping[str, Mapping[str, float]] | None = None
+) -> list[dict[str, Any]]:
+    """One row a sample: its criteria, its mean, and the champion's where it edited here or where `former` has it."""
+    beside_it = champion.scores if champion is not None else former or {}
     rows: list[dict[str, Any]] = []
     for sample in outcome.samples:
         name = sample.sample_id
@@ -246,7 +256,7 @@ def per_sample(outcome: Outcome, champion: Outcome | None) -> list[dict[str, Any
             row["overall"] = round(mean_of(scores), 4)
         if len(outcome.repeats.get(name, ())) > 1:
             row["repeats"] = [scores_as_written(each) for each in outcome.repeats[name]]
-        if champion is not None and name in champion.scores:
-            row["champion_overall"] = round(mean_of(champion.scores[name]), 4)
+        if name in beside_it:
+            row["champion_overall"] = round(mean_of(beside_it[name]), 4)
         rows.append(row)
     return rows

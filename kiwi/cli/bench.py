@@ -70,16 +70,19 @@ def run_(
     share = Shard(shard, shards)
     if shards > 1 and not benchmark:
         raise UsageError("--shard and --shards are for a benchmark's list", "add --benchmark NAME=LOCATION")
-    with task_run(configuration, "bench_run", shard if shards > 1 else None) as task:
+    from kiwi.cli.editing_progress import progress_of
+
+    number = shard if shards > 1 else None
+    with task_run(configuration, "bench_run", number) as task, progress_of("editing") as told:
         if benchmark:
             from kiwi.benchmark.listed import load_listed
             from kiwi.benchmark.listed_edits import edit_listed
 
             listed = load_listed(configuration, benchmark)
             beside = champion_reference(configuration) if with_champion else None
-            said = edit_listed(configuration, listed, task, beside, shard=share, batch=batch)
+            said = edit_listed(configuration, listed, task, beside, shard=share, batch=batch, told=told)
         else:
-            said = benchmark_with_champion(configuration, task)
+            said = benchmark_with_champion(configuration, task, told=told)
     _send(configuration)
     print(json.dumps(said))
 
@@ -298,15 +301,17 @@ def compare(
     from rich.console import Console
     from rich.table import Table
 
+    from kiwi.reports.figures import chance
+
     view = Table("criterion", "second less first", "95%")
     view.add_row("overall", f"{said['difference']:+.3f}", _ends(said["interval"]), end_section=True)
     for name, each in said["criteria"].items():
         view.add_row(name, f"{each['difference']:+.3f}", _ends(each.get("interval")))
     console = Console(highlight=False)
     console.print(view)
-    chance = "not known" if said["chance_better"] is None else f"{said['chance_better']:.1%}"
+    sure = "not known" if said["chance_better"] is None else chance(said["chance_better"])
     left_out = f", {said['left_out']} left out" if said["left_out"] else ""
-    console.print(f"{said['samples']} samples{left_out}; the chance that the second is better: {chance}")
+    console.print(f"{said['samples']} samples{left_out}; the chance that the second is better: {sure}")
     verdicts = {"better": "The second is better.", "worse": "The second is worse.", "alike": "No difference is shown."}
     console.print(verdicts.get(said["verdict"], f"No verdict: {said['why']}."))
 

@@ -104,11 +104,11 @@ def _console() -> Console:
 
 
 def _print_one(report: EditReport) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = _console()
     if report.measured:
-        view = Table("metric", "value", "unit", "better", "source's")
+        view = Table(Column("metric", no_wrap=True), "value", "unit", "better", "source's")
         for each in report.measured:
             view.add_row(each.name, _figure(each.value), each.unit, each.direction, _figure(each.of_source))
         console.print(view)
@@ -122,12 +122,12 @@ def _print_one(report: EditReport) -> None:
 
 
 def _print_set(found: SetReport) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from kiwi.metrics.results import Failure, Measured
+    from kiwi.metrics.results import OF_NO_EDIT, Failure, Measured
 
     console = _console()
-    view = Table("metric", "mean", "unit", "better", "edits measured")
+    view = Table(Column("metric", no_wrap=True), "mean", "unit", "better", "edits measured")
     for name, mean in found.means().items():
         row: dict[str, Any] = mean
         count = f"{row['measured']} of {len(found.edits)}"
@@ -140,10 +140,15 @@ def _print_set(found: SetReport) -> None:
         console.print(f"[dim]{found.frechet.name}: {_plain(found.frechet.note)}[/]")
     elif found.frechet is not None:
         _print_unmeasured(console, (found.frechet,))
+    if found.without_source:
+        number = f"{len(found.without_source)} of {len(found.edits)}"
+        console.print(f"[yellow]without a source of their name[/], {number}: {_plain(', '.join(found.without_source))}")
+    of_none = {each: None for report in found.edits.values() for each in report.unmeasured if each.reason in OF_NO_EDIT}
+    _print_unmeasured(console, tuple(of_none))
     for name, report in found.edits.items():
         lines: dict[str, list[str]] = {}
         for each in report.unmeasured:
-            if each.reason is not Failure.NOT_GIVEN:
+            if each.reason is not Failure.NOT_GIVEN and each not in of_none:
                 lines.setdefault(f"{each.reason}: {each.message}", []).append(each.name)
         for why, names in lines.items():
             console.print(f"[yellow]{_plain(name)}[/], {len(names)} not measured, {_plain(why)}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
-from kiwi.errors import UsageError
+from kiwi.errors import KiwiError, UsageError
 
 app = typer.Typer(help="The model registry, and converting model folders.", no_args_is_help=True)
 
@@ -27,10 +30,14 @@ Reason = Annotated[str, typer.Option(help="A sentence for the history.")]
 @app.command("list")
 def list_(workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None, as_json: AsJson = False) -> None:
     """All versions with their aliases and scores, newest first."""
-    from kiwi.registry import list_versions
+    from kiwi.registry import check_registered, list_versions
 
+    where = registered(workdir, name, uri)
+    found = list_versions(*where)
+    if not found and name:
+        check_registered(*where)
     rows = []
-    for version in list_versions(*registered(workdir, name, uri)):
+    for version in found:
         scores = version.scores or {}
         rows.append(
             {
@@ -42,7 +49,14 @@ def list_(workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None, as_jso
                 "registered": datetime.fromtimestamp(version.created).isoformat(" ", "seconds"),
             }
         )
-    _print_rows(rows, as_json)
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+    elif rows:
+        from kiwi.cli.registered import print_versions
+
+        print_versions(where[1], rows)
+    else:
+        print(f"{where[1]} has no version yet")
 
 
 @app.command()
@@ -51,11 +65,18 @@ def show(
     workdir: Workdir = WORKDIR,
     name: Name = None,
     uri: Uri = None,
+    as_json: AsJson = False,
 ) -> None:
-    """One version: where it came from, what it scored (JSON)."""
+    """One version: where it came from, what it scored, what the gate said."""
     from kiwi.registry import show as show_version
 
-    print(json.dumps(show_version(*registered(workdir, name, uri), version).as_dict(), indent=1, ensure_ascii=False))
+    found = show_version(*registered(workdir, name, uri), version)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1, ensure_ascii=False))
+        return
+    from kiwi.cli.registered import print_version
+
+    print_version(found)
 
 
 @app.command()
@@ -69,20 +90,44 @@ def promote(
     name: Name = None,
     uri: Uri = None,
 ) -> None:
-    """Makes a version the champion; the former one becomes `previous`."""
+    """Makes a version the champion; the former one becomes `previous`. Sends an alert where KIWI_ALERT_URL is set."""
     from kiwi.registry import promote as promote_version
 
-    changed = promote_version(*registered(workdir, name, uri), version, why=reason, force=force)
-    print(f"{changed.name}: champion is version {changed.version}")
+    where = registered(workdir, name, uri)
+    with _announced(where):
+        changed = promote_version(*where, version, why=reason, force=force)
+        print(f"{changed.name}: champion is version {changed.version}", flush=True)
 
 
 @app.command()
 def rollback(reason: Reason = "", workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None) -> None:
-    """Makes the previous champion the champion again."""
+    """Makes the previous champion the champion again. Sends an alert where KIWI_ALERT_URL is set."""
     from kiwi.registry import rollback as roll_back
 
-    changed = roll_back(*registered(workdir, name, uri), why=reason)
-    print(f"{changed.name}: champion is version {changed.version}")
+    where = registered(workdir, name, uri)
+    with _announced(where):
+        changed = roll_back(*where, why=reason)
+        print(f"{changed.name}: champion is version {changed.version}", flush=True)
+
+
+@contextmanager
+def _announced(where: tuple[str, str]) -> Iterator[None]:
+    """Sends the alerts of what is done here and entered in the history; a promotion that changed nothing has none."""
+    if not os.environ.get("KIWI_ALERT_URL", "").strip():
+        yield
+        return
+    from kiwi.operations import announce_change
+    from kiwi.registry import default_who, show
+    from kiwi.registry import history as read_history
+
+    known = {entry.id for entry in read_history(*where)}
+    yield
+    try:
+        for entry in read_history(*where):
+            if entry.id not in known and entry.action in ("promote", "rollback") and entry.who == default_who():
+                announce_change(entry, (show(*where, entry.version).scores or {}).get("overall"), where[0])
+    except KiwiError as error:  # the champion is changed already
+        print(f"kiwi: the alert was not sent: {error.message}", file=sys.stderr)
 
 
 @app.command()
@@ -128,12 +173,20 @@ def export(
 
 @app.command()
 def history(workdir: Workdir = WORKDIR, name: Name = None, uri: Uri = None, as_json: AsJson = False) -> None:
-    """Who decided, approved or moved an alias, when, why, from what to what; oldest first. Whole with --json."""
+    """Who decided, approved or moved an alias, when, why, from what to what; oldest first."""
+    from kiwi.registry import check_registered
     from kiwi.registry import history as read_history
 
-    rows = [entry.as_dict() for entry in read_history(*registered(workdir, name, uri))]
-    shown = ("at", "action", "version", "champion_before", "champion_after", "who", "why")
-    _print_rows(rows if as_json else [{key: _brief(row[key]) for key in shown} for row in rows], as_json)
+    where = registered(workdir, name, uri)
+    entries = read_history(*where)
+    if not entries and name:
+        check_registered(*where)
+    if as_json:
+        print(json.dumps([entry.as_dict() for entry in entries], ensure_ascii=False))
+        return
+    from kiwi.cli.registered import print_history
+
+    print_history(entries)
 
 
 @app.command()
@@ -158,7 +211,7 @@ def convert(
 
     What is unknown, missing or mis-shaped is listed and refused; nothing is overwritten.
     """
-    from kiwi.model.conversion import Additions
+    from kiwi.model.additions import Additions
     from kiwi.model.conversion import convert as convert_model
 
     additions = Additions(mllm, vae, transformer, start, reference_first)
@@ -197,30 +250,3 @@ def _check_there(uri: str) -> None:
     path = database_path(uri)
     if path is not None and not path.exists():
         raise UsageError(f"there is no registry at {path}", "give MLflow's own address with --tracking-uri")
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not rows:
-        print("nothing yet")
-        return
-    view = Table(*rows[0])
-    for row in rows:
-        view.add_row(*(escape(_text(value)) for value in row.values()))
-    Console().print(view)
-
-
-def _brief(value: Any) -> Any:
-    return value if not isinstance(value, str) or len(value) <= 120 else f"{value[:119]}…"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

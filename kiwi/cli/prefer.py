@@ -148,7 +148,8 @@ def _serve(
     found = _prepared(folder, sets, plan) if sets else load_study(folder)
     signer = signer_of(folder, token)
     store = VoteStore(votes or str(folder / "votes.db"), found.study_id)
-    write_json(folder / "settings.json", {"raters": aim.raters, "overlap": aim.overlap, "votes": store.name})
+    kept = store.name if votes else ""  # "": in the study itself, wherever its folder is moved to
+    write_json(folder / "settings.json", {"raters": aim.raters, "overlap": aim.overlap, "votes": kept})
     desk = Desk(found, folder, store, signer, aim, access)
     site = _site(access, listening)
     links = {name: f"{site}/join?rater={desk.link_key(store.invite(name))}" for name in access.named}
@@ -162,18 +163,15 @@ def _serve(
 
 
 def _prepared(folder: Path, sets: list[EditSet], plan: Plan) -> Study:
-    """The study of these sets, with a bar for its clips."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    """The study of these sets, and how far its clips are."""
     from kiwi.benchmark.preference.preparing import open_study
+    from kiwi.cli.editing_progress import progress_of
 
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("clips", total=None)
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return open_study(
-            folder, sets, plan, threads=threads, progress=lambda done, of: bars.update(bar, completed=done, total=of)
-        )
+    if not (folder / "study.json").is_file():
+        print(f"preparing clips of {' and '.join(each.name for each in sets)} in {folder}", file=sys.stderr, flush=True)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with progress_of("clips") as progress:
+        return open_study(folder, sets, plan, threads=threads, progress=progress)
 
 
 def _site(access: Access, listening: socket.socket) -> str:
@@ -221,7 +219,7 @@ def _show(folder: Path, votes: str, export: Path | None, as_json: bool) -> None:
     if not path.is_file():
         raise KiwiError(f"the study in {folder} was never opened to raters", f"kiwi bench prefer --study {folder}")
     settings = read_json(path)
-    store = VoteStore(votes or _kept_at(settings["votes"]), found.study_id)
+    store = VoteStore(votes or _kept_at(folder, settings["votes"]), found.study_id, new=False)
     try:
         given, undone = store.votes(), store.undone()
     finally:
@@ -238,8 +236,8 @@ def _show(folder: Path, votes: str, export: Path | None, as_json: bool) -> None:
         print_results(said)
 
 
-def _kept_at(name: str) -> str:
+def _kept_at(folder: Path, name: str) -> str:
     """Where the votes were kept last. Raises UsageError where a password is needed that is not kept."""
     if ":***@" in name:
         raise UsageError(f"the votes are in {name}", "give the address with --votes or KIWI_PREFERENCE_VOTES")
-    return name
+    return name or str(folder / "votes.db")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -286,17 +286,28 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a run as Ctrl-C does."""
+    """SIGTERM and SIGHUP stop a run as Ctrl-C does, where they are not ignored (nohup)."""
+    terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def interrupt(signum: int, frame: object) -> NoReturn:
+        _silence(number for number in terminals if not os.isatty(number))
         raise KeyboardInterrupt
 
-    before = {signum: signal.signal(signum, interrupt) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    caught = [signum for signum in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(signum) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, interrupt) for signum in caught}
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _silence(numbers: Iterable[int]) -> None:
+    """Lets what is written there go nowhere: a terminal that was closed would fail each write with an error."""
+    for number in numbers:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def _stop(attempt: Attempt, summary: Path | None) -> NoReturn:
@@ -305,30 +316,43 @@ def _stop(attempt: Attempt, summary: Path | None) -> NoReturn:
 
     print("Stopped. The same command resumes from what was finished.", file=sys.stderr, flush=True)
     os.environ["KIWI_RUN_ID"] = attempt.id
-    _draw_so_far(attempt, summary)
+    over = _draw_so_far(attempt, summary)
     with contextlib.suppress(TrackingError):
         send(attempt.configuration, "failed")
+    if not over:
+        _leave()
     raise typer.Exit(130)
 
 
-def _draw_so_far(attempt: Attempt, summary: Path | None) -> None:
-    """The report and the summary of what there is; what goes wrong here is said, and stops nothing from resuming."""
+def _leave() -> NoReturn:
+    """Ends without waiting for the clips that are being decoded, as Python would; files are replaced whole."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
+
+
+def _draw_so_far(attempt: Attempt, summary: Path | None) -> bool:
+    """The report and the summary of what there is; what goes wrong here is said, and stops nothing from resuming.
+
+    False where it took too long and is drawn on in the background.
+    """
     from kiwi.operations.deadline import within
     from kiwi.runs import close_stopped_run
 
     try:
         within(DRAWING_SECONDS, lambda: close_stopped_run(attempt.configuration))
         _copy_summary(attempt, summary)
-    except KeyboardInterrupt:  # the clips that are being decoded are not waited for; files are replaced whole
-        sys.stderr.flush()
-        os._exit(130)
+    except KeyboardInterrupt:
+        _leave()
     except TimeoutError:
         print(f"The report was not drawn within {DRAWING_SECONDS:g} s.", file=sys.stderr, flush=True)
+        return False
     except (KiwiError, OSError, ValueError, KeyError, TypeError) as error:
         said = error.message if isinstance(error, KiwiError) else f"{type(error).__name__}: {error}"
         print(f"The report was not drawn: {said}", file=sys.stderr, flush=True)
     else:
         print(f"What there is so far: {attempt.workspace.report}", file=sys.stderr, flush=True)
+    return True
 
 
 def _finish(attempt: Attempt, summary: Path | None, as_json: bool) -> None:

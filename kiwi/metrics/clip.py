@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kiwi.configuration import WeightsSettings
 from kiwi.curation.curators import clip_deduplicate
 from kiwi.curation.curators.clip_deduplicate import Clip
+from kiwi.curation.curators.hub import cached_where_hub_is_away
 from kiwi.curation.curators.weights import WeightsError, loading, once, within_memory
 from kiwi.metrics.results import Failure, Frames, Image, Measured, MetricError, check_clip
 
@@ -67,8 +68,19 @@ class ClipFeatures:
 
 
 def clip_features(settings: WeightsSettings) -> ClipFeatures:
-    """CLIP by its settings; nothing is loaded yet."""
-    return ClipFeatures(settings, once(lambda: clip_deduplicate.load(settings)), once(lambda: _tokenizer(settings)))
+    """CLIP by its settings; nothing is loaded yet. Weights that cannot be had are asked for once only."""
+    failed: list[WeightsError] = []
+
+    def load() -> Clip:
+        if failed:
+            raise failed[0]
+        try:
+            return clip_deduplicate.load(settings)
+        except WeightsError as error:
+            failed.append(error)
+            raise
+
+    return ClipFeatures(settings, once(load), once(lambda: _tokenizer(settings)))
 
 
 def clip_text(frames: NDArray[np.float32], sentence: str, clip: ClipFeatures) -> Measured:
@@ -136,7 +148,7 @@ def _weights() -> Iterator[None]:
 
 
 def _tokenizer(settings: WeightsSettings) -> Any:
-    with loading(SETTING, settings.model):
+    with loading(SETTING, settings.model), cached_where_hub_is_away(settings.model):
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(settings.model, revision=settings.revision or "main")

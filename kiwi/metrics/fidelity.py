@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kiwi.benchmark.metrics import decibels
+from kiwi.benchmark.pixels import decibels
 from kiwi.metrics.frames import luma, mean_of, over_frames
 from kiwi.metrics.results import Failure, Frames, Mask, Measured, MetricError, check_alike, check_region
 

@@ -19,6 +19,9 @@ from kiwi.metrics.frechet import Features, VideoFeatures, between_features, dist
 from kiwi.metrics.results import Failure, Frames, Image, Mask, Measured, MetricError, Unmeasured
 from kiwi.metrics.vmaf import PROGRAM
 
+NO_MEDIA = (".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".parquet", ".txt", ".md", ".html", ".log")
+"""What may lie in a folder of edits and is none, such as their list."""
+
 
 @dataclass(frozen=True)
 class EditFiles:
@@ -37,10 +40,12 @@ class SetReport:
 
     Attributes:
         edits: by name. frechet: the distance of the whole set, where it was asked for.
+        without_source: edits of whose name there is no source; what needs one is unmeasured of them.
     """
 
     edits: dict[str, EditReport]
     frechet: Measured | Unmeasured | None = None
+    without_source: tuple[str, ...] = ()
 
     def means(self) -> dict[str, dict[str, Any]]:
         """By metric: its mean over the edits that have it, and how many these are."""
@@ -62,6 +67,7 @@ class SetReport:
         said: dict[str, Any] = {
             "means": self.means(),
             "edits": {name: report.as_dict() for name, report in self.edits.items()},
+            "without_source": list(self.without_source),
         }
         if self.frechet is not None:
             said["frechet"] = {"name": self.frechet.name, **self.frechet.as_dict()}
@@ -90,7 +96,7 @@ def measure_folders(
     frechet: VideoFeatures | None = None,
     ffmpeg: str = PROGRAM,
 ) -> SetReport:
-    """Every source of a folder with its edit; one clip is in memory at a time.
+    """Every source of a folder with its edit, then the edits without a source; one clip is in memory at a time.
 
     Args:
         frechet: also the distance between the edits and the targets (without targets: the sources) by these features.
@@ -101,7 +107,10 @@ def measure_folders(
     reports: dict[str, EditReport] = {}
     rows: tuple[list[Features], list[Features]] = ([], [])
     failed: list[MetricError] = []
+    alone: list[str] = []
     for name, files in _pairs(folders):
+        if not files.source.is_file():
+            alone.append(name)
         started = time.perf_counter()
         clips = read_clips(files)
         decoding = time.perf_counter() - started
@@ -115,7 +124,8 @@ def measure_folders(
             except MetricError as error:
                 failed.append(MetricError(error.reason, f"{name}: {error.message}", error.remedy))
     called = "sources" if folders.target is None else "ground truth"
-    return SetReport(reports, _distance(rows, frechet, failed, called) if frechet is not None else None)
+    distance = _distance(rows, frechet, failed, called) if frechet is not None else None
+    return SetReport(reports, distance, tuple(alone))
 
 
 def read_clips(files: EditFiles, prompt: str | None = None) -> EditClips:
@@ -162,12 +172,14 @@ def _pairs(folders: EditFiles) -> Iterator[tuple[str, EditFiles]]:
     if not sources:
         raise UsageError(f"{folders.source} holds no file", "give the folder of the sources")
     edits, *others = ({} if part is None else _by_name(part) for part in parts)
-    for name, source in sources.items():
+    alone = {name: edit for name, edit in edits.items() if name not in sources and edit.suffix.lower() not in NO_MEDIA}
+    for name, file in {**sources, **alone}.items():
         given = [
-            None if part is None else found.get(name, part / source.name)
+            None if part is None else found.get(name, part / file.name)
             for part, found in zip(parts[1:], others, strict=True)
         ]
-        yield name, EditFiles(edits.get(name, folders.edit / source.name), source, *given)
+        edit, source = edits.get(name, folders.edit / file.name), sources.get(name, folders.source / file.name)
+        yield name, EditFiles(edit, source, *given)
 
 
 def _by_name(folder: Path) -> dict[str, Path]:

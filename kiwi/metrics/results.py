@@ -36,6 +36,9 @@ class Failure(StrEnum):
     TOOL_FAILED = "tool_failed"
 
 
+OF_NO_EDIT = (Failure.WEIGHTS, Failure.UNAVAILABLE)  # what is missing on this machine, whatever the edit
+
+
 class MetricError(KiwiError):
     """A metric that could not be measured: `reason` is typed, `message` says what was seen."""
 

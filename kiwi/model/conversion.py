@@ -11,37 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kiwi.errors import UsageError
+from kiwi.model.additions import CHECKPOINT, Additions, card
 from kiwi.model.checkpoint import CLASS, INDEX, save_model, written_whole
 from kiwi.model.errors import ModelError
 from kiwi.model.folders import read_json, refuse_pickle
 
 Format = Literal["kiwi", "training", "diffusers", "foundation"]
-CHECKPOINT = "checkpoint.safetensors"  # while it is written
 FORMATS: dict[Format, str] = {
     "kiwi": "a model folder of ours",
     "training": "the authors' training checkpoint, one safetensors file",
     "diffusers": "the authors' diffusers repository, a folder",
     "foundation": "released weights of Wan, a diffusers folder: a new, untrained editor is made of them",
 }
-
-
-@dataclass(frozen=True)
-class Additions:
-    """What a source does not hold itself.
-
-    Attributes:
-        mllm: a folder of Qwen2.5-VL with its tokenizer.
-        vae: a folder of the stock `AutoencoderKLWan`; on the way to the authors' repositories, their own `vae/`.
-        transformer: a folder of the stock transformer: its configuration, and its weights where the source has none.
-        start: one of our model folders, for every part that neither the source nor the folders above have.
-        reference_first: whether a training checkpoint was trained with reference frames before the video.
-    """
-
-    mllm: Path | None = None
-    vae: Path | None = None
-    transformer: Path | None = None
-    start: Path | None = None
-    reference_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,12 +135,3 @@ def _new_editor(source: Path, out: Path, additions: Additions) -> tuple[int, lis
     out.rmdir()
     save_model(model, out, card(name, str(source), "foundation weights; what Kiwi-Edit adds to them is untrained"))
     return len(model.state_dict()), ["queries and adapters are random, and the added layers zero: train it first"]
-
-
-def card(name: str, source: str, what: str) -> str:
-    """README.md of a converted folder."""
-    return (
-        f"# {name}, converted\n\nAn editor in Kiwi-Edit's architecture (arXiv 2603.02175): {what}.\n\n"
-        f"- converted from `{Path(source).name}` by `kiwi model convert`; no tensor was changed\n"
-        "- its licence is that of the weights it was made of; look there before you use or share it\n"
-    )

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kiwi.model.additions import Additions, card
 from kiwi.model.checkpoint import (
     CLASS,
     INDEX,
@@ -28,7 +29,6 @@ from kiwi.model.checkpoint import (
     write_parts,
 )
 from kiwi.model.conditioning import Conditioning
-from kiwi.model.conversion import Additions, card
 from kiwi.model.errors import ModelError
 from kiwi.model.folders import check_names, listing, misshapen, read_json, read_metadata, read_sharded, read_tensors
 from kiwi.model.instruction import PromptTemplate

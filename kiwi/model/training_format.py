@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kiwi.model.additions import CHECKPOINT, Additions, card
 from kiwi.model.checkpoint import (
     STOCK_WEIGHTS,
     TEXT_EMBEDDER,
@@ -20,7 +21,6 @@ from kiwi.model.checkpoint import (
     write_parts,
 )
 from kiwi.model.conditioning import Conditioning
-from kiwi.model.conversion import CHECKPOINT, Additions, card
 from kiwi.model.errors import ModelError
 from kiwi.model.folders import check_names, misshapen, read_json, read_sharded, read_tensors
 from kiwi.model.instruction import PromptTemplate

@@ -3,13 +3,14 @@
 from kiwi.registry.approvals import NotApproved, NotPromoted
 from kiwi.registry.export import export_model
 from kiwi.registry.gate import Check, Decision, decide_gate
-from kiwi.registry.history import Entry, HistoryUnavailable
+from kiwi.registry.history import Entry, HistoryUnavailable, default_who
 from kiwi.registry.promotion import ChampionChanged, RolledBack, approve, delete_version, history, promote, rollback
 from kiwi.registry.register import decide, hold_candidate, promote_candidate, register
 from kiwi.registry.versions import (
     ModelVersion,
     RegistryError,
     champion,
+    check_registered,
     download_model,
     list_models,
     list_versions,
@@ -30,8 +31,10 @@ __all__ = [
     "RolledBack",
     "approve",
     "champion",
+    "check_registered",
     "decide",
     "decide_gate",
+    "default_who",
     "delete_version",
     "download_model",
     "export_model",

@@ -64,9 +64,10 @@ class Policy:
 
 
 def policy_tags(gate: GateSettings, trainer: str) -> dict[str, Any]:
-    """What a version carries of the policy that it was trained under; nothing where no approval is asked for."""
+    """What a version carries of the policy that it was trained under: who trained it, also where no approval is asked
+    for."""
     if not gate.approvals:
-        return {}
+        return {"kiwi.trained_by": trainer}
     return {
         "kiwi.approvals": gate.approvals,
         "kiwi.approvers": json.dumps(list(gate.approvers), ensure_ascii=False),

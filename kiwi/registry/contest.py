@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kiwi.benchmark.listed import load_listed
 from kiwi.benchmark.listed_edits import edit_listed
 from kiwi.benchmark.listed_scores import needs_no_truth
-from kiwi.benchmark.run import ChampionRef, run_benchmark
+from kiwi.benchmark.run import ChampionRef, Told, run_benchmark
 from kiwi.configuration import RunConfiguration
 from kiwi.registry.versions import ModelVersion, champion, download_model
 from kiwi.tracking.server import TrackingError, answers, connect, tracking_uri
@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     from kiwi.tracking import TaskRun
 
 
-def benchmark_with_champion(configuration: RunConfiguration, task: TaskRun) -> dict[str, Any]:
+def benchmark_with_champion(
+    configuration: RunConfiguration, task: TaskRun, *, told: Told = lambda done, total: None
+) -> dict[str, Any]:
     """Runs the benchmark that the gate is to decide on, with the champion beside the trained model.
 
-    Returns as `run_benchmark` or `edit_listed` does.
+    `told` how far it is. Returns as `run_benchmark` or `edit_listed` does.
 
     Raises:
         TrackingUnavailable: the registry cannot be asked who the champion is.
         BenchmarkError: a stage was not trained, there are no samples, or the judge cannot do without a ground truth.
     """
     if configuration.benchmark.listed is None:
-        return run_benchmark(configuration, task, champion_reference(configuration))
+        return run_benchmark(configuration, task, champion_reference(configuration), told=told)
     listed = load_listed(configuration, configuration.benchmark.listed)
     needs_no_truth(configuration, listed)
-    return edit_listed(configuration, listed, task, champion_reference(configuration))
+    return edit_listed(configuration, listed, task, champion_reference(configuration), told=told)
 
 
 def champion_reference(configuration: RunConfiguration) -> ChampionRef | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from kiwi.configuration import GateSettings
 
 ROUNDING = 1e-9
+OF_TRUTH = ("learning", "controls", "stages")  # parts of scores.json that are measured against a ground truth
 Scores = Mapping[str, Any]
 
 
@@ -66,12 +67,17 @@ def decide_gate(candidate: Scores, champion: Scores | None, settings: GateSettin
     name = f"champion version {champion.get('version', '?')}"
     comparable, why_not = _comparable(candidate, champion, name, settings.min_coverage)
     if comparable is None:
-        checks.append(Check("comparison", False, None, None, why_not))
+        checks.append(Check("comparison", False, None, None, why_not[:1].upper() + why_not[1:]))
     else:
         checks.append(_lead(candidate, comparable, name, settings))
         checks += _confidence(comparable, name, settings)
         checks += _criteria(candidate, comparable, name, settings.criterion_tolerance)
     return _verdict(checks, "champion")
+
+
+def needing_truth(settings: GateSettings) -> list[str]:
+    """The floors and ceilings that a benchmark without a ground truth can never show, so that it is always a hold."""
+    return [path for path in (*settings.floors, *settings.ceilings) if path.partition(".")[0] in OF_TRUTH]
 
 
 def _verdict(checks: list[Check], compared_with: Literal["champion", "copy_source"]) -> Decision:
@@ -183,8 +189,13 @@ def _confidence(other: Scores, name: str, settings: GateSettings) -> list[Check]
     low, high = (_number(_at(other, f"comparison.interval.{end}")) for end in (0, 1))
     between = f" (difference {low:+.3f} to {high:+.3f})" if low is not None and high is not None else ""
     word = "at least" if passed else "but at least"
-    said = f"The chance of being better than {name} is {chance:.1%}{between}, {word} {least:.1%} is needed."
+    said = f"The chance of being better than {name} is {_chance(chance)}{between}, {word} {least:.1%} is needed."
     return [Check("confidence", passed, chance, least, said)]
+
+
+def _chance(value: float) -> str:
+    """A chance found by drawing samples again is never certain; the report writes it alike."""
+    return "over 99.9%" if value > 0.9995 else "under 0.1%" if value < 0.0005 else f"{value:.1%}"
 
 
 def _criteria(candidate: Scores, other: Scores, name: str, tolerance: float) -> list[Check]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kiwi.errors import UsageError
 from kiwi.registry.approvals import NotApproved, NotPromoted, Policy, approval, approved_by, checked_person
 from kiwi.registry.history import Entry, History, default_who
+from kiwi.registry.lost_aliases import told_of_alias
 from kiwi.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -86,7 +87,7 @@ def promote(
         moves: dict[str, str | None] = {CHAMPION: target.version, PREVIOUS: before}
         if change.aliases.get(CHALLENGER) == target.version:
             moves[CHALLENGER] = None
-        why = why or "; ".join(_reasons(target)[:1])
+        why = why or next(iter(_reasons(target)), "")
         who = who or default_who()
         entry = Entry(name, "promote", target.version, before, target.version, who, why, run, not earned, content)
         change.make(moves, entry)
@@ -103,7 +104,7 @@ def _earned(change: Change, target: ModelVersion, before: str | None, expected: 
             "decide again",
         )
     if target.tags.get("kiwi.decision") != "promote":
-        said = "; ".join(_reasons(target)) or "the gate has not decided on it"
+        said = " ".join(_reasons(target)) or "the gate has not decided on it"
         refusal: RegistryError = NotPromoted(f"{name} version {target.version} is not promoted: {said}", remedy)
     elif (undone := change.rolled_back(target.version)) is not None:
         why = f": {undone.why}" if undone.why else ""
@@ -175,7 +176,7 @@ def rollback(uri: str, name: str, *, why: str = "", who: str | None = None) -> M
         before, target = change.aliases.get(CHAMPION), change.aliases.get(PREVIOUS)
         if target is None:
             raise RegistryError(
-                f"{name} has no previous champion to go back to",
+                f"{name} has no previous champion to go back to: {change.lost(PREVIOUS)}",
                 f"`kiwi model history --model {name}` shows what there was",
             )
         change.version(target)
@@ -228,6 +229,11 @@ class Change:
                 f"`kiwi model list --model {self.name}` shows what there is",
             )
         return found[number]
+
+    def lost(self, alias: str) -> str:
+        """Why an alias points at no version."""
+        known = {found.version for found in versions(self.client, self.name)}
+        return told_of_alias(self.past.entries(self.name), alias, known)
 
     def make(self, moves: dict[str, str | None], entry: Entry) -> Entry:
         """Moves aliases (None removes one) and enters it in the history, or both later, never one alone."""

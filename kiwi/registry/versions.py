@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import KiwiError, UsageError
 from kiwi.hashing import contents_digest
+from kiwi.registry.history import History
+from kiwi.registry.lost_aliases import told_of_alias
 from kiwi.tracking.server import (
     TrackingError,
     TrackingUnavailable,
@@ -143,10 +145,23 @@ def show(uri: str, name: str, alias_or_version: str = CHAMPION) -> ModelVersion:
         if version.version == number or (number is None and wanted in version.aliases):
             return version
     if not found:
-        known = ", ".join(list_models(uri)) or "none"
-        raise RegistryError(f"no model {name!r} in the registry at {hide_password(uri)}", f"registered models: {known}")
+        check_registered(uri, name)
+        raise RegistryError(
+            f"{name} has no version any more", f"`kiwi model history --model {name}` says what there was"
+        )
     has = ", ".join(f"{version.version}{_mark(version)}" for version in found[:10])
+    if number is None:
+        told = told_of_alias(History.of(uri).entries(name), wanted, {version.version for version in found})
+        raise RegistryError(f"{name} has no {wanted}: {told}", f"newest versions: {has}")
     raise RegistryError(f"{name} has no version {wanted!r}", f"newest versions: {has}")
+
+
+def check_registered(uri: str, name: str) -> None:
+    """Raises RegistryError for a model that the registry does not know, naming those that it does."""
+    models = list_models(uri)
+    if checked_name(name) not in models:
+        known = ", ".join(models) or "none"
+        raise RegistryError(f"no model {name!r} in the registry at {hide_password(uri)}", f"registered models: {known}")
 
 
 def _mark(version: ModelVersion) -> str:

@@ -21,9 +21,9 @@ REFVIE_BENCH_FILE = "refvie_bench.yaml"
 OPENVE_BENCH_FILE = "benchmark_videos.csv"
 _REFVIE_KEYS = ("src_video", "instruction", "ref_img", "edit_type")
 _OPENVE_COLUMNS = ("edited_type", "prompt", "original_video")
-_SUBJECT, _BACKGROUND = "Subject Reference", "Background Replacement"
+REFVIE_CATEGORIES = {"subject": "Subject Reference", "background": "Background Replacement"}
 
-# The paper's Table 2; it leaves out creative, camera and subtitle edits.
+# The paper's Table 2; it leaves out creative, camera and subtitle edits (`creative_edit`, …).
 OPENVE_CATEGORIES = {
     "global_style": "Global Style",
     "background_change": "Background Change",
@@ -31,6 +31,7 @@ OPENVE_CATEGORIES = {
     "local_remove": "Local Remove",
     "local_add": "Local Add",
 }
+_OPENVE_UNRATED = ("creative", "camera", "subtitle")
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class BenchmarkEntry:
 
 
 def read_refvie_bench(root: str, file: str = REFVIE_BENCH_FILE) -> list[BenchmarkEntry]:
-    """Every entry of `refvie_bench.yaml`, in its order. An edit type other than `subject` is a background's.
+    """Every entry of `refvie_bench.yaml`, in its order. Edit types begin with `subject` or `background`.
 
     `file`: a list of one's own in that form.
 
     Raises:
-        SourceError: no list there, broken YAML, or an entry that lacks a key, has no text, or leads out of the root.
+        SourceError: no list there, broken YAML, or an entry that lacks a key, has no text or another edit type, or
+            leads out of the root.
     """
     path = storage.join(require_folder(root), file)
     listed = _yaml_list(path)
@@ -73,7 +75,7 @@ def read_refvie_bench(root: str, file: str = REFVIE_BENCH_FILE) -> list[Benchmar
                 instruction=texts["instruction"],
                 reference=_inside(root, texts["ref_img"], said),
                 edit_type=texts["edit_type"],
-                category=_SUBJECT if texts["edit_type"].lower().startswith("subject") else _BACKGROUND,
+                category=_refvie_category(said, texts["edit_type"]),
             )
         )
     return entries
@@ -85,7 +87,8 @@ def read_openve_bench(root: str, every_type: bool = False, file: str = OPENVE_BE
     `file`: a list of one's own in that form.
 
     Raises:
-        SourceError: no list there, no such columns, or a line that cannot be read or leads out of the root.
+        SourceError: no list there, no such columns, or a line that cannot be read, has an unknown edit type, or leads
+            out of the root.
     """
     root = require_folder(root)
     path = storage.join(root, file)
@@ -95,12 +98,30 @@ def read_openve_bench(root: str, every_type: bool = False, file: str = OPENVE_BE
         if record.problem:
             raise SourceError(f"{path}: {record.problem}", "mend that line")
         texts = _texts(said, dict(record.cells), _OPENVE_COLUMNS)
-        category = OPENVE_CATEGORIES.get(texts["edited_type"].lower(), "")
+        category = _openve_category(said, texts["edited_type"])
         if category or every_type:
             source = _inside(root, texts["original_video"], said)
             name = _identifier(number, source)
             entries.append(BenchmarkEntry(name, source, texts["prompt"], "", texts["edited_type"], category))
     return entries
+
+
+def _refvie_category(said: str, edit_type: str) -> str:
+    for word, category in REFVIE_CATEGORIES.items():
+        if edit_type.lower().startswith(word):
+            return category
+    known = " or ".join(REFVIE_CATEGORIES)
+    raise SourceError(f"{said}: unknown edit_type {edit_type!r}", f"correct it: an edit_type begins with {known}")
+
+
+def _openve_category(said: str, edited_type: str) -> str:
+    """The paper's word; "" for what the paper leaves out."""
+    word = edited_type.lower()
+    if word in OPENVE_CATEGORIES or word.startswith(_OPENVE_UNRATED):
+        return OPENVE_CATEGORIES.get(word, "")
+    left_out = ", ".join(f"{each}_edit" for each in _OPENVE_UNRATED)
+    known = f"{', '.join(OPENVE_CATEGORIES)}, and {left_out}, which are not rated"
+    raise SourceError(f"{said}: unknown edited_type {edited_type!r}", f"correct it: the types are {known}")
 
 
 def open_entry(root: str, entry: BenchmarkEntry) -> tuple[bytes | Path, bytes | Path | None]:
@@ -114,6 +135,22 @@ def open_entry(root: str, entry: BenchmarkEntry) -> tuple[bytes | Path, bytes | 
     if entry.reference:
         reference = find_file(root, _unprefixed(root, entry.reference), Reason.REFERENCE_MISSING)
     return source, reference
+
+
+def find_entry(root: str, entry: BenchmarkEntry) -> list[Path | str]:
+    """Where the source clip and the reference, if there is one, lie: paths here, addresses in a store. Nothing is
+    fetched. Raises as `open_entry` does."""
+    if not storage.is_remote(root):
+        return [media for media in open_entry(root, entry) if isinstance(media, Path)]
+    root = root.rstrip("/")
+    places: list[Path | str] = []
+    for listed in filter(None, (entry.source, entry.reference)):
+        place = storage.join(root, contained(root, _unprefixed(root, listed)))
+        if not storage.exists(place) or storage.is_folder(place):
+            missing = Reason.SOURCE_MISSING if listed == entry.source else Reason.REFERENCE_MISSING
+            raise SourceFailure(missing, f"{listed}: no such file in {root}")
+        places.append(place)
+    return places
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 What was sent is remembered by byte offset in `sent.json` beside the records. Runs are found by their tags before
 they are made, and MLflow's own keys absorb a metric that is sent twice, so a kill between sending and remembering
-leaves no double.
+leaves no double. A work folder that was copied gets runs of its own: its original goes on with the former ones.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class _Delivery:
         if self.state.get("uri") != uri:  # another server knows nothing of what the former was sent
             self.state = {"uri": uri, "tasks": {}}
         self.experiment = experiment_id(client, configuration)
-        if self.state.get("parent") and not self._exists(self.state["parent"]):
-            self.state = {"uri": uri, "tasks": {}}  # the database was put away: all is sent anew
+        if (parent := self.state.get("parent")) and not self._owns(parent, configuration.workdir.absolute()):
+            self.state = {"uri": uri, "tasks": {}}  # all is sent anew
         self.parent = self.state.get("parent") or self._open_parent(configuration)
 
     def records(self) -> dict[str, TaskRecord]:
@@ -132,22 +132,36 @@ class _Delivery:
     def remember(self) -> None:
         write_json(self.folder / "sent.json", self.state)
 
-    def _exists(self, run_id: str) -> bool:
+    def _owns(self, run_id: str, home: Path) -> bool:
+        """Whether the run is there and of this work folder. False where the database was put away, and where the
+        folder is a copy whose original is still there: both would write into one run. A folder that was moved keeps
+        its run."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return str(self.client.get_run(run_id).info.lifecycle_stage) == "active"
+            run = self.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
+        if str(run.info.lifecycle_stage) != "active":
+            return False
+        former = run.data.tags.get("kiwi.workspace")
+        if former is None or Path(former).absolute() == home or os.environ.get("MLFLOW_RUN_ID"):
+            return True
+        original = Path(former) / self.folder.absolute().relative_to(home) / "sent.json"
+        mine = self.folder / "sent.json"
+        if original.exists() and not original.samefile(mine) and read_json(original).get("parent") == run_id:
+            return False
+        self.client.set_tag(run_id, "kiwi.workspace", str(home))
+        return True
 
     def _open_parent(self, configuration: RunConfiguration) -> str:
         """The attempt's parent run: injected, found by its tags, or made."""
         tags = {
             "kiwi.run_id": self.folder.name,
             "kiwi.kind": "pipeline",
-            "kiwi.workspace": configuration.workspace,
+            "kiwi.workspace": str(configuration.workdir.absolute()),
             "kiwi.configuration": configuration.identity(),
             "kiwi.preset": configuration.preset,
         }
@@ -299,14 +313,29 @@ def _log(
     params: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    """Logs in batches within MLflow's limits (1000 metrics, 100 parameters, 100 tags a request)."""
+    """Logs in batches within MLflow's limits (1000 metrics, 100 parameters, 100 tags a request).
+
+    MLflow writes a parameter once: where the run holds another value, this one becomes the tag `retried.NAME`.
+    """
     from mlflow.entities import Metric, Param, RunTag
+    from mlflow.exceptions import MlflowException
 
     rows = [Metric(_key(key), value, at, step) for key, value, at, step in metrics or ()]
     told = [Param(_key(key), tag_text(value)) for key, value in (params or {}).items()]
     marks = [RunTag(_key(key), tag_text(value)) for key, value in (tags or {}).items()]
     while rows or told or marks:
-        client.log_batch(run_id, rows[:BATCH], told[:50], marks[:50])
+        try:
+            client.log_batch(run_id, rows[:BATCH], told[:50], marks[:50])
+        except MlflowException as error:
+            if "Changing param values is not allowed" not in str(error):
+                raise
+            held = client.get_run(run_id).data.params
+            others = [param for param in told if held.get(param.key, param.value) != param.value]
+            if not others:
+                raise
+            told = [param for param in told if param not in others]
+            marks += [RunTag(_key(f"retried.{param.key}"), param.value) for param in others]
+            continue
         rows, told, marks = rows[BATCH:], told[50:], marks[50:]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = os.environ.get("KIWI_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, " ": 32, "Enter": 13, "Tab": 9}
+KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, " ": 32, "Enter": 13, "Tab": 9, "Escape": 27}
 
 
 def missing() -> str:
@@ -84,7 +84,7 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def key(self, key: str) -> None:
-        text = {} if len(key) > 1 else {"text": key}
+        text = {"text": "\r"} if key == "Enter" else {} if len(key) > 1 else {"text": key}  # as a keyboard sends it
         for kind in ("keyDown", "keyUp"):
             code = KEYS.get(key, ord(key[0].upper()))
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)

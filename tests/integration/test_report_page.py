@@ -95,6 +95,23 @@ def test_a_page_fits_the_window_and_complains_of_nothing(
         Path(place, f"{Path(name).stem}-{width}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
 
 
+@pytest.mark.parametrize("name", ["index.html", ONE_FILE, "dataset.html"])
+def test_on_paper_nothing_is_cut_off_or_dark(page: Page, folder: Path, name: str) -> None:
+    page.size(718, 1000)  # A4 within a browser's margins
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.call("Emulation.setEmulatedMedia", media="print", features=dark)
+    opened(page, folder / name)
+    cut = page.value(
+        "[...document.querySelectorAll('main *:not(.sr):not(.sr *)')].filter((each) => each.clientWidth"
+        "&& getComputedStyle(each).overflowX !== 'visible' && each.scrollWidth > each.clientWidth + 1)"
+        ".map((each) => `${each.tagName}.${each.className}: ${each.textContent.slice(0, 40)}`)"
+    )
+    assert cut == []
+    assert page.value("document.documentElement.scrollWidth") <= 718
+    assert page.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.value("getComputedStyle(document.body).color.match(/[0-9]+/g).map(Number)[0]") < 64
+
+
 def test_markup_that_people_wrote_is_shown_as_text(page: Page, folder: Path) -> None:
     opened(page, folder / "index.html")
     assert page.value("[...document.querySelectorAll('.prompt')].some((each) => each.textContent.startsWith('<img'))")

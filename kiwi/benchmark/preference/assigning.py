@@ -87,13 +87,10 @@ def lacking(study: Study, aim: Aim, mine: Sequence[str], taken: Mapping[str, int
 
 
 def _due_check(study: Study, signer: Signer, rater: str, asked: Sequence[Item]) -> Item | None:
-    """An attention check if one stands at this place: one in each block, at a place that raters cannot foretell."""
-    length = block(study)
-    if not length:
+    """An attention check if one stands at this place."""
+    if not block(study) or not _is_check(study, signer, rater, len(asked)):
         return None
-    number, place = divmod(len(asked), length)
-    if place != signer.number("check", study.study_id, rater, str(number)) % length:
-        return None
+    number = len(asked) // block(study)
     kinds = ("damaged", "same") if signer.number("kind", study.study_id, rater) % 2 else ("same", "damaged")
     known = {item.item_id for item in asked}
     last = asked[-1].sample.sample_id if asked else ""
@@ -114,16 +111,43 @@ def flipped(study: Study, signer: Signer, item: Item, earlier: int) -> bool:
 
 
 def progress(
-    study: Study, aim: Aim, mine: Sequence[str], voted: int, taken: Mapping[str, int], beyond: bool = False
+    study: Study,
+    aim: Aim,
+    signer: Signer,
+    rater: str,
+    mine: Sequence[str],
+    voted: int,
+    taken: Mapping[str, int],
+    beyond: bool = False,
 ) -> Progress:
     """How far a rater is. `mine`: all items assigned so far; `voted`: how many of them have a vote.
 
-    Attention checks count like everything else, so that the figures do not give them away.
+    Attention checks count like everything else, and are counted before they come: a total that went up where one
+    comes would give it away.
     """
-    asked = sum(1 for item in mine if item in study.items and study.items[item].kind == "pair")
+    asked = [item for item in mine if item in study.items]
+    pairs = sum(1 for item in asked if study.items[item].kind == "pair")
     free = len(lacking(study, aim, mine, taken))
-    left = free if beyond else min(free, max(0, share(study, aim) - asked))
-    length = block(study)
-    checks = round(left / (length - 1)) if length else 0
-    checks = min(checks, len(study.checks) - (len(mine) - asked))
-    return Progress(voted, len(mine) + left + max(0, checks), 0 if left else free)
+    left = free if beyond else min(free, max(0, share(study, aim) - pairs))
+    spare = len(study.checks) - (len(asked) - pairs)
+    return Progress(
+        voted, len(mine) + left + _checks(study, signer, rater, len(asked), left, spare), 0 if left else free
+    )
+
+
+def _checks(study: Study, signer: Signer, rater: str, place: int, left: int, spare: int) -> int:
+    """How many attention checks a rater will be given who stands at `place` and has `left` comparisons before them."""
+    length, found = block(study), 0
+    while length and left:
+        if found < spare and _is_check(study, signer, rater, place):
+            found += 1
+        else:
+            left -= 1
+        place += 1
+    return found
+
+
+def _is_check(study: Study, signer: Signer, rater: str, place: int) -> bool:
+    """Whether an attention check stands at this place: one does in each block, where raters cannot foretell."""
+    number, within = divmod(place, block(study))
+    return within == signer.number("check", study.study_id, rater, str(number)) % block(study)

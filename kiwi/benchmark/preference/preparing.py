@@ -102,6 +102,7 @@ def _make_all(
     made: dict[str, _Made] = {}
     total = len(sets) * len(chosen)
     done = 0
+    progress(done, total)
     sourced: frozenset[str] = frozenset()
     with ThreadPoolExecutor(max(1, threads)) as pool:
         for each in sets:

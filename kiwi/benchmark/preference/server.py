@@ -311,7 +311,7 @@ def _view(desk: Desk, rater: Rater, beyond: bool) -> dict[str, Any]:
         return item.item_id, item.kind, flipped(study, signer, item, choosing.issued.get(item.item_id, 0))
 
     opened, voted, choosing = desk.store.open_assignments(rater.rater_id, AHEAD, choose)
-    far: Progress = progress(study, aim, choosing.mine, voted, choosing.taken, beyond)
+    far: Progress = progress(study, aim, signer, rater.rater_id, choosing.mine, voted, choosing.taken, beyond)
     return {
         "rater": {"name": rater.name, "link": f"/join?rater={desk.link_key(rater)}"},
         "progress": asdict(far),

@@ -105,7 +105,7 @@ class Choosing:
 
 
 def votes_address(votes: str) -> sa.URL:
-    """The database that `votes` names: a path of a SQLite file, `sqlite:///…` or `postgresql://…`.
+    """The database that `votes` names: a path of a SQLite file (made absolute), `sqlite:///…` or `postgresql://…`.
 
     Raises UsageError for another kind of database.
     """
@@ -117,16 +117,29 @@ def votes_address(votes: str) -> sa.URL:
         address = address.set(drivername="postgresql+psycopg")
     if address.drivername not in ("sqlite", "postgresql+psycopg"):
         raise UsageError(f"votes cannot be kept in {address.drivername!r}", "give a path, or postgresql://…")
-    return address
+    path = _file(address)
+    return address if path is None else address.set(database=str(path.absolute()))
+
+
+def _file(address: sa.URL) -> Path | None:
+    """SQLite's file; None where the votes are in no file."""
+    in_file = address.drivername == "sqlite" and address.database and address.database != ":memory:"
+    return Path(str(address.database)) if in_file else None
 
 
 class VoteStore:
     """The votes of one study. Safe for several threads, and for several servers on one PostgreSQL database."""
 
-    def __init__(self, votes: str, study_id: str) -> None:
-        """Opens, and makes the tables where they are not. Raises KiwiError where the database cannot be used."""
+    def __init__(self, votes: str, study_id: str, new: bool = True) -> None:
+        """Opens, and makes the tables where they are not; with new=False no file that is not there.
+
+        Raises KiwiError where the database cannot be used.
+        """
         self.address = votes_address(votes)
         self.study_id = study_id
+        path = _file(self.address)
+        if not new and path is not None and not path.is_file():
+            raise KiwiError(f"there are no votes at {path}", "name the file that holds them with --votes")
         try:
             self._engine = _engine(self.address)
             with self._transaction() as connection:
@@ -330,8 +343,9 @@ class VoteStore:
 def _engine(address: sa.URL) -> sa.Engine:
     if address.drivername != "sqlite":
         return sa.create_engine(address, pool_pre_ping=True)
-    if address.database and address.database != ":memory:":
-        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    path = _file(address)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(address, connect_args={"timeout": 30})
 
     # SQLAlchemy's recipe for SQLite: we begin transactions ourselves, and lock at once, so that none has to give up.

@@ -21,6 +21,7 @@ import numpy as np
 
 from kiwi.configuration import ImageEditorSettings
 from kiwi.curation.curators.classical_change import box_of
+from kiwi.curation.curators.hub import cached_where_hub_is_away
 from kiwi.curation.curators.in_batches import judged_in_batches
 from kiwi.curation.curators.protocols import Image, Mask, RegionKind, Synthesis, SynthesizeRequest
 from kiwi.curation.curators.weights import (
@@ -177,7 +178,7 @@ def load(settings: ImageEditorSettings) -> Editor:
         from transformers import Qwen2_5_VLForConditionalGeneration
     precision = dtype(settings)
     reader = pretrained(Qwen2_5_VLForConditionalGeneration, SETTING, settings, precision, "text_encoder")
-    with loading(SETTING, settings.model):
+    with loading(SETTING, settings.model), cached_where_hub_is_away(settings.model):
         options = {"revision": settings.revision, "dtype": precision, "use_safetensors": True}
         pipeline = QwenImageEditPlusPipeline.from_pretrained(settings.model, text_encoder=reader, **options)
     parts = pipeline.transformer, pipeline.vae

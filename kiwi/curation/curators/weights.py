@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kiwi.configuration import ImageEditorSettings, WeightsSettings
+from kiwi.curation.curators.hub import cached_where_hub_is_away
 from kiwi.errors import KiwiError, UsageError
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -65,7 +66,7 @@ def pretrained(model: Any, setting: str, settings: WeightsSettings, dtype: Any, 
     Raises:
         WeightsError: see `loading`; or the weights leave a part of this model as it was drawn at random.
     """
-    with loading(setting, settings.model):
+    with loading(setting, settings.model), cached_where_hub_is_away(settings.model):
         options = {"revision": settings.revision or "main", "dtype": dtype, "use_safetensors": True}
         where = {"subfolder": subfolder, "output_loading_info": True}
         loaded, report = model.from_pretrained(settings.model, **where, **options)

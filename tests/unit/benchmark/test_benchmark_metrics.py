@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kiwi.benchmark.metrics import HIGHEST_PSNR, is_accurate, measure, nearest_colour, psnr, shows_answer
+from kiwi.benchmark.metrics import is_accurate, measure, nearest_colour, shows_answer
+from kiwi.benchmark.pixels import HIGHEST_PSNR, psnr
 from kiwi.benchmark.rubric import FailedMeasurement, MeasurementError
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from kiwi.benchmark.judge import judge_edits
 from kiwi.benchmark.run import ChampionRef, run_benchmark
@@ -102,6 +103,16 @@ def test_a_finished_benchmark_is_reused_without_loading_a_model(configuration, m
     assert models.loaded == []
 
 
+def test_a_benchmark_tells_how_far_it_is_from_before_its_first_edit_to_its_last(configuration, models):
+    told = []
+    run_benchmark(configuration, silent(), load=models, told=lambda done, total: told.append((done, total)))
+    (total,) = {of for _, of in told}
+    steps = [done for done, _ in told]
+    assert (steps[0], steps[-1]) == (0, total)
+    assert steps == sorted(set(steps))
+    assert len(steps) > 8, "eight kinds, each in a batch of its own"
+
+
 def test_a_killed_benchmark_makes_only_the_batches_it_lacks(configuration, models, monkeypatch):
     editor = models.editors["reference"]
     whole = editor.edit
@@ -139,6 +150,27 @@ def test_lost_and_misshapen_edits_lower_coverage_and_are_listed(configuration, m
     assert scores["per_kind"]["style"]["overall"] is None
     assert "psnr_full" not in scores["per_kind"]["style"]
     assert scores["overall"] == 5.0
+
+
+def test_edits_that_are_cut_short_lost_or_exchanged_are_told_apart_and_made_again(configuration, models):
+    run_benchmark(configuration, silent(), load=models)
+    home = configuration.workdir / "benchmark"
+    folder = home / json.loads((home / "edits.json").read_text())["models"][0]["shards"]
+    short, gone, other = (next(folder.glob(f"{kind}-*")) for kind in ("style", "add", "swap"))
+    short.write_bytes(short.read_bytes()[:-100])
+    gone.unlink()
+    edits = load_file(str(other))
+    save_file({name: 255 - edit for name, edit in edits.items()}, str(other))
+    said = {failure["id"]: failure for failure in judge_edits(configuration, silent())["failures"]}
+    assert {failure["reason"] for failure in said.values()} == {"edit_missing"}
+    for path, why in ((short, "cut short"), (gone, "not there"), (other, "not the file that edits.json records")):
+        kind = path.name.split("-")[0]
+        details = [each["detail"] for name, each in said.items() if name.startswith(kind)]
+        assert len(details) == 4
+        assert all(why in detail and str(path) in detail for detail in details)
+    other.unlink()
+    run_benchmark(configuration, silent(), load=models)
+    assert judge_edits(configuration, silent())["coverage"] == 1.0
 
 
 def test_an_editor_that_drops_a_frame_is_measured_on_nothing(configuration, fake_editor):
@@ -194,10 +226,13 @@ def test_recorded_scores_of_the_same_revision_and_judge_are_believed(configurati
     recorded = judge_edits(configuration, silent()) | {"overall": 3.25}
     models.loaded.clear()
     run_benchmark(configuration, silent(), champion_of(configuration, scores=recorded), load=models)
-    champion = judge_edits(configuration, silent())["champion"]
+    scores = judge_edits(configuration, silent())
+    champion = scores["champion"]
     assert "former" not in models.loaded
     assert champion["scores_from"] == "record"
     assert champion["overall"] == 3.25
+    assert champion["intervals"] == recorded["intervals"]
+    assert all(row["champion_overall"] == row["overall"] for row in scores["per_sample"])
 
 
 def test_a_champion_is_fetched_only_if_it_must_edit(configuration, models):

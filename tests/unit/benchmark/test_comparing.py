@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kiwi.benchmark.comparing import compare, read_scores
 from kiwi.benchmark.resampling import LEAST, difference, intervals
-from kiwi.benchmark.rubric import CRITERIA
+from kiwi.benchmark.rubric import ALL_CRITERIA, CRITERIA
 from kiwi.benchmark.samples import BenchmarkError
 from kiwi.errors import UsageError
 
@@ -100,6 +100,11 @@ def test_samples_that_were_asked_other_criteria_do_not_compare():
         difference([], [])
 
 
+def test_differences_are_listed_in_the_papers_order_of_criteria():
+    asked = [dict.fromkeys(reversed(names), 3.0) for names in CRITERIA.values() for _ in range(LEAST)]
+    assert tuple(difference(asked, asked)["criteria"]) == ALL_CRITERIA
+
+
 VERDICTS = [
     ("better", rows(5), rows(5, lift=0.3), {}, "better"),
     ("worse", rows(5, lift=0.3), rows(5), {}, "worse"),
@@ -134,7 +139,7 @@ def test_samples_that_one_could_not_be_judged_on_are_left_out_and_counted():
         compare(scores(rows(5)), none, min_coverage=0.95)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"per_sample": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"per_sample": 3}', '{"per_sample": [1]}', '{"per_sample": [{}]}'])
 def test_what_is_no_scores_file_is_said_in_one_line(tmp_path, text):
     path = tmp_path / "scores.json"
     path.write_text(text)

@@ -98,6 +98,18 @@ def test_a_published_list_is_edited_once_judged_and_set_beside_the_published_row
     assert ours == ("ours", "4.00", "4.00", "2.00", "4.00", "4.00", "2.00", "3.33", "3.33", "3")
 
 
+def test_editing_a_list_tells_how_far_all_models_are(asked, refvie, tmp_path):
+    (tmp_path / "former").mkdir()
+    (tmp_path / "former" / "weights").write_text("champion")
+    told = []
+    edit_listed(
+        asked, load_listed(asked, f"refvie-bench={refvie}"), silent(),
+        ChampionRef("kiwi-edit-tiny", "3", tmp_path / "former"), load=lambda folder: Inverting(), batch=2,
+        told=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert told == [(done, 6) for done in (0, 2, 3, 3, 5, 6)]
+
+
 def test_clips_that_cannot_be_read_lower_coverage_and_are_named(asked, refvie, monkeypatch):
     (refvie / "videos" / "1.mp4").write_bytes(b"no video")
     (refvie / "2.png").unlink()
@@ -288,6 +300,7 @@ def test_the_champion_edits_the_same_list_and_its_record_counts_for_this_revisio
         assert again["made"] == 0
         scores, _ = judge_listed(asked, listed)
         assert (scores["champion"]["scores_from"], scores["champion"]["overall"]) == ("record", 2.5)
+        assert [row["champion_overall"] for row in scores["per_sample"]] == [4.0, 4.0, 4.0]
     gone = ChampionRef("kiwi-edit-tiny", "5", tmp_path / "gone", stale)
     edit_listed(asked, listed, silent(), gone, load=load)
     edits = json.loads((asked.workdir / "benchmark" / "refvie-bench" / "edits.json").read_text())

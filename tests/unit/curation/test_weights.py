@@ -34,13 +34,13 @@ ANSWERS = {
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """Refuses everything, as the real hub does: status and X-Error-Code by the name."""
+    """Refuses every model, as the real hub does: status and X-Error-Code by the name. Its own page is there."""
 
     server: FakeHub
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
-        status, code = next(answer for name, answer in ANSWERS.items() if name in self.path)
+        status, code = next((answer for name, answer in ANSWERS.items() if name in self.path), (200, ""))
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")

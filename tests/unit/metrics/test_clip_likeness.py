@@ -77,6 +77,29 @@ def test_weights_out_of_reach_are_a_typed_failure_with_the_remedy(tmp_path, sour
     assert caught.value.remedy
 
 
+def test_where_the_hub_is_away_weights_are_missing_at_once_and_the_hub_is_asked_once(source, monkeypatch):
+    import requests
+    from huggingface_hub import constants
+
+    asked = []
+
+    def away(address, timeout):
+        """A FAKE network without a way out, which notes who wanted to go there."""
+        asked.append(address)
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(requests, "head", away)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("the hub was asked again"))
+    nowhere = clip_features(WeightsSettings(model="no-such-owner/no-such-model", device="cpu"))
+    for _ in range(2):
+        with pytest.raises(MetricError, match="is not in the local cache, and the hub cannot be reached") as caught:
+            nowhere.frames(source)
+        assert caught.value.reason is Failure.WEIGHTS
+    assert asked == [constants.ENDPOINT]
+    assert not constants.HF_HUB_OFFLINE, "a library's setting is left as it was"
+
+
 def test_an_empty_sentence_is_none(clip, source):
     with pytest.raises(MetricError) as caught:
         clip_text(clip.frames(source[:1]), "  ", clip)

@@ -89,6 +89,29 @@ def test_a_folder_gives_every_edit_and_means_over_those_that_have_a_figure(folde
     assert found.frechet is None
 
 
+def test_an_edit_without_a_source_of_its_name_is_told_and_counts_against_the_coverage(folders, target):
+    encode_video(folders.edit / "stray.mkv", target, 10, lossless=True)
+    (folders.edit / "edits.csv").write_text("a list of edits is none")
+    only = ["flicker", "warping_error_source_flow"]
+    found = measure_folders(folders, only=only)
+    assert (list(found.edits), found.without_source) == (["a", "b", "c", "stray"], ("stray",))
+    (unmeasured,) = found.edits["stray"].unmeasured
+    assert (unmeasured.name, unmeasured.reason) == ("warping_error_source_flow", Failure.MISSING)
+    assert [found.means()[name]["measured"] for name in only] == [3, 2]
+    assert found.as_dict()["without_source"] == ["stray"]
+    assert (
+        "without a source of their name, 1 of 4: stray" in run(folders.edit, folders.source, "--only", "flicker").output
+    )
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_the_names_of_metrics_are_whole_in_a_narrow_terminal(folders, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = run(folders.edit, folders.source).output
+    assert "│ warping_error_source_flow │" in shown
+    assert "│ warping_error_source_flow │" in run(folders.source / "a.mp4", folders.source / "a.mp4").output
+
+
 def test_the_distance_of_the_sets_is_named_after_its_features_and_needs_every_clip(folders, clip):
     broken = measure_folders(folders, clip, only=["flicker"], frechet=clip).frechet
     assert isinstance(broken, Unmeasured)
@@ -99,6 +122,12 @@ def test_the_distance_of_the_sets_is_named_after_its_features_and_needs_every_cl
     whole = measure_folders(folders, clip, only=["flicker"], frechet=clip).frechet
     assert whole.value > 0
     assert "2 features of edits, 2 of the ground truth" in whole.note
+
+
+def test_weights_that_are_missing_are_told_once_for_all_edits_by_the_option_that_names_them(folders, tmp_path):
+    done = run(folders.edit, folders.source, "--clip-model", tmp_path / "none", "--only", "flicker,clip_consistency")
+    (line,) = [line for line in done.output.splitlines() if "there is no folder" in line]
+    assert line.startswith("not measured (weights): clip_consistency: --clip-model: there is no folder")
 
 
 def test_two_files_of_one_name_are_refused(folders):

@@ -18,8 +18,9 @@ from kiwi.cli.model import app
 from kiwi.configuration import ModelSettings
 from kiwi.editing.pipeline import KiwiEditPipeline
 from kiwi.errors import KiwiError, UsageError
+from kiwi.model.additions import Additions
 from kiwi.model.checkpoint import load_model, save_model
-from kiwi.model.conversion import Additions, convert
+from kiwi.model.conversion import convert
 from kiwi.model.editor import KiwiEditModel
 from kiwi.model.errors import ModelError
 from kiwi.model.released import context_names, transformer_names

@@ -93,6 +93,14 @@ def test_who_trained_a_version_does_not_approve_it(asking: Asking) -> None:
         approve(configuration.tracking_uri, NAME, "1", who="Trainer")
 
 
+def test_who_trained_a_version_does_not_approve_it_where_no_approval_is_asked_for_either(asking: Asking) -> None:
+    configuration = asking(approvals=0)
+    registered(configuration)
+    with pytest.raises(UsageError, match="trained this version"):
+        approve(configuration.tracking_uri, NAME, "1", who="trainer")
+    assert approve(configuration.tracking_uri, NAME, "1", who="Ada") == (("Ada",), 0)
+
+
 def test_where_approvers_are_named_nobody_else_approves(asking: Asking) -> None:
     configuration = asking("Ada", "Grace", "trainer", approvals=2)
     registered(configuration)

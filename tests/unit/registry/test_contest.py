@@ -36,7 +36,7 @@ def champion_at_benchmark(configuration: RunConfiguration, monkeypatch: pytest.M
     assert decide(configuration, silent()) == "promote"
     promote_candidate(configuration, silent())
     given: list[Any] = []
-    monkeypatch.setattr("kiwi.registry.contest.run_benchmark", lambda *asked: given.append(asked[2]) or {})
+    monkeypatch.setattr("kiwi.registry.contest.run_benchmark", lambda *asked, told: given.append(asked[2]) or {})
 
     def ask() -> Any:
         benchmark_with_champion(configuration, silent())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kiwi.configuration import GateSettings
 from kiwi.registry import decide_gate
+from kiwi.reports.figures import chance as written
 
 CRITERIA = {"identity_consistency": 3.0, "video_quality": 3.0}
 
@@ -134,7 +135,7 @@ TABLE = [
     (
         "the champion was judged on too few",
         _scores(champion={"version": "4", "overall": 2.0, "criteria": {}, "coverage": 0.5}),
-        _champion(judge="mllm"), {}, "hold", "only 50.0% of champion version 4's samples",
+        _champion(judge="mllm"), {}, "hold", "Only 50.0% of champion version 4's samples",
     ),
     (
         "another version was measured again",
@@ -152,6 +153,14 @@ def test_the_gate(case: str, scores: Any, champion: Any, settings: Any, decision
     assert verdict.decision == decision
     assert said in verdict.reasons[0]
     assert verdict.compared_with == ("copy_source" if champion is None else "champion")
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.0004, 0.0006, 0.5, 0.95, 0.9994, 0.9996, 1.0])
+def test_no_chance_is_certain_and_the_report_writes_it_alike(chance: float) -> None:
+    checks = decide_gate(_scores(champion=_beside(chance)), _champion(), GateSettings()).checks
+    (said,) = [check.sentence for check in checks if check.name == "confidence"]
+    assert f"better than champion version 4 is {written(chance)} (" in said
+    assert "100.0%" not in said
 
 
 def test_every_failure_is_a_reason_and_every_reason_of_a_hold_a_failure() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +15,7 @@ from kiwi.configuration import GateSettings, RunConfiguration
 from kiwi.errors import UsageError
 from kiwi.registry import NotApproved
 from kiwi.registry.export import check_export
-from tests.unit.registry.registering import registered
+from tests.unit.registry.registering import bare_versions, registered
 
 
 def test_a_version_is_approved_promoted_and_exported(
@@ -43,6 +45,61 @@ def test_a_version_is_approved_promoted_and_exported(
         with pytest.raises(UsageError):
             kiwi_model("export", wrong, "--out", str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture
+def kiwi_model(configuration: RunConfiguration, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`kiwi model` on a registry with two versions that the gate let through, as Ada."""
+    from kiwi.operations import webhook
+
+    monkeypatch.setattr(webhook, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setenv("KIWI_USER", "Ada")
+    (configuration.workdir / "configuration.json").write_text(configuration.canonical())
+    bare_versions(configuration, 2)
+    return lambda *said: CliRunner().invoke(app, [*said, "--workdir", str(configuration.workdir)])
+
+
+def test_a_promotion_and_a_rollback_by_hand_send_the_alert_that_a_run_sends(
+    kiwi_model: Callable[..., Any], receiver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIWI_ALERT_URL", receiver.url)
+    assert kiwi_model("promote", "1").exit_code == 0
+    assert kiwi_model("promote", "2", "--force", "--reason", "its colours").exit_code == 0
+    assert kiwi_model("promote", "2").exit_code == 0, "it is the champion: nothing changes and nothing is told"
+    assert kiwi_model("rollback", "--reason", "flicker").exit_code == 0
+    first, second, third = receiver.bodies
+    assert [body["event"] for body in receiver.bodies] == [
+        "model.promoted", "model.promoted", "model.rolled_back"
+    ]  # fmt: skip
+    assert (first["model"]["version"], first["champion"], first["who"]) == ("1", None, "Ada")
+    assert (second["champion"], second["reasons"]) == ({"version": "1"}, ["its colours"])
+    assert "kiwi-edit-tiny version 1 is the champion again, before it version 2" in third["text"]
+    assert "flicker" in third["text"]
+    assert len({call["headers"]["Idempotency-Key"] for call in receiver.calls}) == 3
+    pipelines = {"model", "champion", "reasons", "workspace", "preset", "status", "seconds", "report", "tracking_uri"}
+    assert pipelines <= second.keys(), "what reads the pipeline's alert reads this one"
+
+
+@pytest.mark.parametrize("answer", [404, None], ids=["refused", "no address"])
+def test_a_promotion_does_not_depend_on_its_alert(
+    kiwi_model: Callable[..., Any], receiver: Any, monkeypatch: pytest.MonkeyPatch, answer: int | None
+) -> None:
+    receiver.answers = [answer or 200]
+    monkeypatch.setenv("KIWI_ALERT_URL", receiver.url if answer else "hook-secret-part")
+    done = kiwi_model("promote", "1")
+    assert done.exit_code == 0
+    assert "champion is version 1" in done.stdout
+    assert "the alert was not sent" in done.stderr
+    assert "hook-secret-part" not in done.output
+    assert json.loads(kiwi_model("history", "--json").stdout)[-1]["action"] == "promote"
+
+
+def test_what_is_not_promoted_sends_no_alert(
+    kiwi_model: Callable[..., Any], receiver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIWI_ALERT_URL", receiver.url)
+    assert kiwi_model("rollback").exception is not None
+    assert receiver.calls == []
 
 
 def test_an_address_without_a_registry_is_said_and_no_database_is_made(tmp_path: Path) -> None:

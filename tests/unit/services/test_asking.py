@@ -22,7 +22,7 @@ from PIL import Image as Pillow
 from pydantic import BaseModel, ConfigDict, Field
 
 from kiwi.errors import UsageError
-from kiwi.services import Patience, Picture, Question, ServiceError, VlmClient, endpoint_of
+from kiwi.services import Patience, Picture, Question, ServiceError, VlmClient, endpoint_of, garbage
 from kiwi.services.endpoint import Endpoint
 from kiwi.services.garbage import older_objects_left_out
 from kiwi.services.http import AT_ONCE
@@ -170,8 +170,10 @@ def test_encoding_gives_way_to_requests() -> None:
 def nothing_left_out() -> Iterator[None]:
     """As in a process of its own: these tests' process leaves what was imported out of collections from the start."""
     gc.unfreeze()
+    garbage._left_out_by_somebody.cache_clear()
     yield
     gc.freeze()
+    garbage._left_out_by_somebody.cache_clear()
 
 
 @pytest.mark.usefixtures("nothing_left_out")
@@ -187,6 +189,7 @@ def test_what_was_there_before_is_left_out_of_collections_while_questions_are_as
 
 def test_objects_that_somebody_else_left_out_of_collections_stay_so() -> None:
     gc.freeze()
+    garbage._left_out_by_somebody.cache_clear()
     with older_objects_left_out():
         pass
     assert gc.get_freeze_count() > 0

@@ -76,6 +76,11 @@ def test_openve_bench_leaves_out_what_the_paper_leaves_out(written: Written) -> 
     [
         ("- {src_video: a.mp4, instruction: x, ref_img: r.png}", "entry 1: no key edit_type"),
         ("- {src_video: a.mp4, instruction: 7, ref_img: r.png, edit_type: subject}", "entry 1: instruction: no text"),
+        (
+            "- {src_video: a.mp4, instruction: x, ref_img: r.png, edit_type: background_swap}\n"
+            "- {src_video: a.mp4, instruction: x, ref_img: r.png, edit_type: teleport}",
+            "entry 2: unknown edit_type 'teleport'",
+        ),
         ("- {src_video: ../a.mp4, instruction: x, ref_img: r.png, edit_type: subject}", "leads out"),
         ("- [1, 2]", "entry 1: is no object"),
         ("a: b", "is no list"),
@@ -88,6 +93,14 @@ def test_a_broken_benchmark_list_is_told_by_entry(written_here: Written, text: s
     with pytest.raises(SourceError, match=said) as caught:
         read_refvie_bench(written_here({"refvie_bench.yaml": text}))
     assert caught.value.remedy
+
+
+def test_an_unknown_type_is_refused_and_the_known_ones_are_named(written_here: Written) -> None:
+    root = written_here({"benchmark_videos.csv": "edited_type,prompt,original_video\nteleport,Go,a.mp4\n"})
+    with pytest.raises(SourceError, match="line 2: unknown edited_type 'teleport'") as caught:
+        read_openve_bench(root)
+    assert "local_add" in caught.value.remedy
+    assert "camera_edit" in caught.value.remedy
 
 
 def test_an_absent_benchmark_is_told(tmp_path: Path) -> None:

@@ -205,3 +205,55 @@ def test_the_tree_names_every_task(configuration: RunConfiguration, capsys: pyte
     assert "finished" in said
     assert "failed" in said
     assert "loss 1" in said
+
+
+def test_a_copied_work_folder_gets_runs_of_its_own_and_both_are_delivered(
+    make_configuration: Make, tmp_path: Path
+) -> None:
+    original = make_configuration()
+    _work(original)
+    first = send(original)["run_id"]
+    shutil.copytree(tmp_path / "demo", tmp_path / "copy")
+    copy = original.model_copy(update={"workspace": str(tmp_path / "copy")})
+    for configuration, steps in ((original, 4), (copy, 5)):
+        with task_run(configuration, "bench_run") as task:
+            task.params({"steps": steps})
+    second = send(copy)["run_id"]
+    assert send(original)["run_id"] == first
+    assert send(copy)["run_id"] == second
+    runs = {run["run_id"]: run for run in list_runs(original.tracking_uri, original.experiment)}
+    assert set(runs) == {first, second}
+    for run_id, steps in ((first, "4"), (second, "5")):
+        tasks = {task["name"]: task for task in runs[run_id]["tasks"]}
+        assert tasks["bench_run"]["params"] == {"steps": steps}
+        assert tasks["train"]["metrics"]["loss"] == 1.0, "the copy's records are sent too"
+
+
+def test_a_moved_work_folder_goes_on_with_its_run(
+    make_configuration: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    configuration = make_configuration().model_copy(update={"workspace": "demo"})
+    _work(configuration)
+    first = send(configuration)["run_id"]
+    (tmp_path / "demo").rename(tmp_path / "moved")
+    moved = configuration.model_copy(update={"workspace": "moved"})
+    _work(moved, "judge")
+    assert send(moved)["run_id"] == first
+    (run,) = list_runs(moved.tracking_uri, moved.experiment)
+    assert (run["tags"]["kiwi.workspace"], len(run["tasks"])) == (str(tmp_path / "moved"), 2)
+
+
+def test_a_parameter_that_mlflow_holds_otherwise_stops_no_delivery(configuration: RunConfiguration) -> None:
+    _work(configuration)
+    send(configuration)
+    task = list_runs(configuration.tracking_uri, configuration.experiment)[0]["tasks"][0]
+    connect(configuration.tracking_uri).log_param(task["run_id"], "seed", "1")
+    with task_run(configuration, "train") as again:
+        again.params({"seed": 2, "batch": 4})
+        again.metrics({"loss": 0.5}, step=9)
+    send(configuration)
+    task = list_runs(configuration.tracking_uri, configuration.experiment)[0]["tasks"][0]
+    assert task["params"] == {"steps": "3", "seed": "1", "batch": "4"}
+    assert task["tags"]["retried.seed"] == "2"
+    assert task["metrics"]["loss"] == 0.5

@@ -226,7 +226,7 @@
 
   for (const button of get("vote").children) button.addEventListener("click", () => { button.blur(); vote(button.dataset.choice); });
   get("undo").addEventListener("click", () => { get("undo").blur(); undo(); });
-  get("help").addEventListener("click", () => get("helping").showModal());
+  get("help").addEventListener("click", () => { get("help").blur(); get("helping").showModal(); }); // else space opens it again
   get("close").addEventListener("click", () => get("helping").close());
   get("own-link").addEventListener("focus", () => get("own-link").select());
   get("play").addEventListener("click", () => { get("play").blur(); current?.playback.toggle(); });

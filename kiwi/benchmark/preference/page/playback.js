@@ -70,9 +70,10 @@ class Playback {
   }
 
   step(frames) {
-    const at = Math.round(this.time * this.fps) + frames;
     this.pause();
-    this.place(Math.min((at + 0.5) / this.fps, this.duration - 0.5 / this.fps)); // the middle of a frame
+    const last = Math.round(this.duration * this.fps) - 1;
+    const shown = Math.min(Math.floor(this.time * this.fps + 0.01), last); // times are rounded, to microseconds or so
+    this.place((Math.max(0, Math.min(shown + frames, last)) + 0.5) / this.fps); // the middle of a frame
   }
 
   setRate(rate) {

@@ -71,6 +71,38 @@ def test_results_are_shown_to_people_and_as_json(make_study: Callable[..., Study
     assert "anna" in shown
 
 
+def test_results_are_found_from_another_folder_and_where_the_study_was_moved_to(
+    make_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    study = make_study(samples=1)
+    save_study(Path("study"), study)
+    store = VoteStore("study/votes.db", study.study_id)
+    rater = store.join("anna", 1).rater_id
+    opened, _, _ = store.open_assignments(rater, 1, lambda _: (study.comparisons[0].item_id, "pair", False))
+    store.vote(rater, opened[0].assignment_id, 0, "left", 1.0)
+    assert store.name == f"sqlite:///{tmp_path}/there/study/votes.db"
+    store.close()
+    write_json(Path("study") / "settings.json", {"raters": 1, "overlap": 1, "votes": ""})
+    (tmp_path / "there" / "study").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert json.loads(ask("--study", str(tmp_path / "moved"), "--results", "--json"))["votes"] == 1
+
+
+def test_results_of_votes_that_are_gone_are_refused_and_no_empty_file_is_made(
+    make_study: Callable[..., Study], tmp_path: Path
+) -> None:
+    save_study(tmp_path, make_study())
+    for kept in ("", f"sqlite:///{tmp_path}/lost/votes.db"):
+        write_json(tmp_path / "settings.json", {"raters": 1, "overlap": 1, "votes": kept})
+        with pytest.raises(KiwiError, match=r"there are no votes at .*votes\.db"):
+            ask("--study", str(tmp_path), "--results")
+    assert not (tmp_path / "lost").exists()
+    assert not (tmp_path / "votes.db").exists()
+
+
 def test_votes_behind_a_password_are_asked_for_not_guessed(make_study: Callable[..., Study], tmp_path: Path) -> None:
     save_study(tmp_path, make_study())
     write_json(tmp_path / "settings.json", {"raters": 1, "overlap": 1, "votes": "postgresql+psycopg://u:***@db/votes"})
