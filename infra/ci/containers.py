@@ -229,12 +229,22 @@ def start(clock: Clock) -> None:
     until = time.monotonic() + clock.left(90)
     while not answers({"DOCKER_HOST": address()}):
         if process.poll() is not None or time.monotonic() > until:
+            end(process)  # it may not have told its number yet, by which `clear` would find it
             words = " ".join((PLACE / "dockerd.log").read_text().splitlines()[-2:])[-400:]
             raise StepError(f"the engine does not start: {words}")
         time.sleep(0.5)
     driver = run(["docker", "--host", address(), "info", "--format", "{{.Driver}}"], clock.left(60), {}).strip()
     if driver == "vfs":
         raise StepError("this disk has no overlay file system, and without one each layer is a whole copy of the last")
+
+
+def end(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def clear() -> None:

@@ -130,6 +130,8 @@ def run_benchmark(
             "excluded": list(held_out.excluded),
             "samples": _described(configuration, held_out, found.planned, path.with_name("gallery")),
         }
+        if path.exists() and _files(read_json(path)) != _files(edits):
+            path.with_name("scores.json").unlink(missing_ok=True)  # of edits that were lost and came out otherwise
         write_json(path, edits)
     write_json(benchmark_folder(configuration) / "edits.json", edits)
     _attach(configuration, task, edits)
@@ -141,6 +143,10 @@ def run_benchmark(
         "samples": len(held_out.samples),
         "edits": path.relative_to(root).as_posix(),
     }
+
+
+def _files(edits: Mapping[str, Any]) -> list[Any]:
+    return [model["files"] for model in edits["models"]]
 
 
 def _kept(configuration: RunConfiguration, path: Path) -> dict[str, Any] | None:

@@ -347,7 +347,7 @@ def _draw_so_far(attempt: Attempt, summary: Path | None) -> bool:
     except TimeoutError:
         print(f"The report was not drawn within {DRAWING_SECONDS:g} s.", file=sys.stderr, flush=True)
         return False
-    except (KiwiError, OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the records are still to be sent
         said = error.message if isinstance(error, KiwiError) else f"{type(error).__name__}: {error}"
         print(f"The report was not drawn: {said}", file=sys.stderr, flush=True)
     else:

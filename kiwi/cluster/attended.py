@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -37,27 +38,40 @@ def touch(file: Path) -> None:
 
 
 def run(file: Path, inner: list[str], lost: float = LOST_SECONDS, poll: float = POLL_SECONDS) -> int:
-    """Runs the command to its end and returns its exit code, or LOST where nobody waits. SIGTERM is passed on."""
+    """Runs the command to its end and returns its exit code, or LOST where nobody waits. SIGTERM is passed on.
+
+    128 and the signal's number for a command that a signal ended, as a shell has it.
+    """
     waited_for = _watch(file, lost)
     if not waited_for():
         print(f"nobody waits for this job: {file} was not touched for {lost:g} s", flush=True)
         return LOST
-    with subprocess.Popen(inner) as process:
+    running: list[subprocess.Popen[bytes]] = []
+    told = False
 
-        def pass_on(signum: int, frame: FrameType | None) -> None:
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
+        for process in running:
             process.send_signal(signum)
 
-        before = signal.signal(signal.SIGTERM, pass_on)
-        try:
+    # Before the command runs: process 1 of a container never hears of a SIGTERM that it does not catch.
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        with subprocess.Popen(inner) as process:
+            running.append(process)
+            if told:
+                process.terminate()
             return _ended(process, waited_for, poll)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _ended(process: subprocess.Popen[bytes], waited_for: Callable[[], bool], poll: float) -> int:
     while True:
         try:
-            return process.wait(poll)
+            code = process.wait(poll)
+            return code if code >= 0 else 128 - code
         except subprocess.TimeoutExpired:
             if not waited_for():
                 break
@@ -70,14 +84,12 @@ def _ended(process: subprocess.Popen[bytes], waited_for: Callable[[], bool], pol
 def _watch(file: Path, lost: float) -> Callable[[], bool]:
     """Whether the file was touched lately. A volume that does not answer is no news; before the file is first seen,
     the time counts from now."""
-    seen = time.time() if not file.exists() else 0.0
+    seen = time.time()
 
     def waited_for() -> bool:
         nonlocal seen
-        try:
+        with suppress(OSError):
             seen = file.stat().st_mtime
-        except OSError:
-            seen = seen or time.time()
         return time.time() - seen < lost
 
     return waited_for

@@ -90,15 +90,24 @@ def run(said: list[str], notice: Notice | None = None) -> int:
     """Runs a command to its end; SIGTERM, with which a pod is told to go, is passed on so that it can save,
     and told to `notice`.
     """
-    with subprocess.Popen(said) as process:
+    running: list[subprocess.Popen[bytes]] = []
+    told = False
 
-        def pass_on(signum: int, frame: FrameType | None) -> None:
-            if notice is not None:
-                notice.give()
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
+        if notice is not None:
+            notice.give()
+        for process in running:
             process.send_signal(signum)
 
-        before = signal.signal(signal.SIGTERM, pass_on)
-        try:
+    # Before the command runs: process 1 of a container never hears of a SIGTERM that it does not catch.
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        with subprocess.Popen(said) as process:
+            running.append(process)
+            if told:
+                process.terminate()
             return process.wait()
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -297,10 +298,11 @@ def _cores() -> int:
 
 
 def _give_way() -> None:
-    """Makes this thread nicer, where threads have a niceness of their own."""
+    """Makes this thread nicer, where threads have a niceness of their own and it may be changed."""
     if sys.platform == "linux":
         here = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, here, min(os.getpriority(os.PRIO_PROCESS, here) + GIVE_WAY, 19))
+        with suppress(PermissionError):  # a sandbox may forbid it, and the pictures are wanted all the same
+            os.setpriority(os.PRIO_PROCESS, here, min(os.getpriority(os.PRIO_PROCESS, here) + GIVE_WAY, 19))
 
 
 def _names(data: bytes) -> set[str] | None:

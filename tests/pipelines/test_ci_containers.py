@@ -94,6 +94,19 @@ def test_a_second_run_at_the_same_time_skips(machine, capfd):
     assert "SKIPPED, another run of this stage" in said
 
 
+def test_an_engine_that_does_not_answer_in_time_is_ended(machine, monkeypatch):
+    monkeypatch.setenv("PATH", f"{machine / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    program(machine, "docker", "#!/bin/sh\nexit 1\n")
+    # A FAKE that never gets as far as writing its number down where `clear` would find it.
+    program(machine, "dockerd", f"#!/bin/sh\necho $$ > {machine}/number\nexec sleep 600\n")
+    stage.PLACE.mkdir()
+    with pytest.raises(stage.StepError, match="does not start"):
+        stage.start(stage.Clock(minutes=0.02))
+    number = int((machine / "number").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+
+
 def test_without_room_the_stage_says_so_and_installs_nothing(machine, monkeypatch, capfd):
     monkeypatch.setattr(stage, "ROOM", 1e18)
     program(machine, "apt-get", "#!/bin/sh\necho called > called.txt\nexit 1\n")

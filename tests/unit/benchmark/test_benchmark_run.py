@@ -293,3 +293,15 @@ def test_all_edits_of_the_candidate_are_kept_with_the_run_and_listed_with_their_
         path.name: sha256_of(path) for path in folder.iterdir()
     }
     assert len(candidate["files"]) == 8
+
+
+def test_edits_that_were_lost_and_come_out_otherwise_are_judged_anew(configuration, fake_editor, models):
+    run_benchmark(configuration, silent(), load=models)
+    assert judge_edits(configuration, silent())["overall"] == 5.0
+    home = configuration.workdir / "benchmark"
+    folder = home / json.loads((home / "edits.json").read_text())["models"][0]["shards"]
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    others = Models(fake_editor, configuration, align=copied, reference=copied, former=half)
+    run_benchmark(configuration, silent(), load=others)
+    assert judge_edits(configuration, silent())["overall"] < 5.0

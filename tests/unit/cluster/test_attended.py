@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -124,3 +125,35 @@ def test_the_launcher_gives_its_sign_before_there_is_a_job_and_at_every_wait(kub
 
     following_jobs.follow(kubernetes, body, lambda: True, lambda line: None, ends, attend=attend)
     assert signs == [0, 1], "once before the job, once while it was waited for"
+
+
+def test_a_command_that_a_signal_ended_has_the_exit_code_that_a_shell_gives_it(sign):
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert run(sign, [sys.executable, "-c", killed], poll=0.01) == 128 + signal.SIGKILL
+
+
+def test_a_sigterm_that_comes_while_the_command_is_being_started_reaches_it(sign, monkeypatch):
+    class Started(subprocess.Popen):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(attended.subprocess, "Popen", Started)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # else the test's own process would end
+    try:
+        said = run(sign, [sys.executable, "-c", "import time; time.sleep(30)"], poll=0.01)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert said == 128 + signal.SIGTERM
+
+
+def test_a_volume_that_does_not_answer_at_first_ends_no_node(sign, monkeypatch):
+    real = Path.stat
+
+    def stale(path, **how):
+        if path == sign:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stale)
+    assert run(sign, [sys.executable, "-c", "import sys; sys.exit(3)"], poll=0.01) == 3

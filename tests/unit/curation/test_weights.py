@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from kiwi.configuration import ImageEditorSettings, WeightsSettings
 from kiwi.curation.curators import clip_deduplicate, qwen_image_edit_synthesize, sam3_segment
+from kiwi.curation.curators.hub import cached_where_hub_is_away
 from kiwi.curation.curators.weights import WeightsError, device, loading, once, pretrained, version, within_memory
 from kiwi.errors import UsageError
 
@@ -264,3 +266,24 @@ def test_building_curators_loads_no_torch() -> None:
     provenance, loaded = done.stdout.splitlines()
     assert "sam3-1-facebook/sam3@main" in provenance
     assert loaded == "[]"
+
+
+def test_a_hub_whose_certificate_only_its_own_library_trusts_is_no_hub_that_is_away(monkeypatch, tmp_path):
+    def untrusted(*_, **__):
+        raise requests.exceptions.SSLError("certificate verify failed")
+
+    monkeypatch.setattr(requests, "head", untrusted)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with cached_where_hub_is_away("some/model"):
+        assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_hub_that_nobody_reaches_is_away(monkeypatch):
+    def nobody(*_, **__):
+        raise requests.ConnectionError("refused")
+
+    monkeypatch.setattr(requests, "head", nobody)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with cached_where_hub_is_away("some/model"):
+        assert constants.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL import Image as Pillow
 from pydantic import BaseModel, ConfigDict, Field
 
 from kiwi.errors import UsageError
-from kiwi.services import Patience, Picture, Question, ServiceError, VlmClient, endpoint_of, garbage
+from kiwi.services import Patience, Picture, Question, ServiceError, VlmClient, endpoint_of, garbage, session
 from kiwi.services.endpoint import Endpoint
 from kiwi.services.garbage import older_objects_left_out
 from kiwi.services.http import AT_ONCE
@@ -170,10 +171,9 @@ def test_encoding_gives_way_to_requests() -> None:
 def nothing_left_out() -> Iterator[None]:
     """As in a process of its own: these tests' process leaves what was imported out of collections from the start."""
     gc.unfreeze()
-    garbage._left_out_by_somebody.cache_clear()
+    garbage._STANDING.theirs = False
     yield
     gc.freeze()
-    garbage._left_out_by_somebody.cache_clear()
 
 
 @pytest.mark.usefixtures("nothing_left_out")
@@ -187,12 +187,34 @@ def test_what_was_there_before_is_left_out_of_collections_while_questions_are_as
     assert gc.get_freeze_count() == 0
 
 
+@pytest.mark.usefixtures("nothing_left_out")
 def test_objects_that_somebody_else_left_out_of_collections_stay_so() -> None:
+    with older_objects_left_out():
+        pass
     gc.freeze()
-    garbage._left_out_by_somebody.cache_clear()
     with older_objects_left_out():
         pass
     assert gc.get_freeze_count() > 0
+
+
+@pytest.mark.usefixtures("nothing_left_out")
+def test_of_two_who_ask_at_once_the_first_to_end_takes_nothing_from_the_other() -> None:
+    first, second = older_objects_left_out(), older_objects_left_out()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_freeze_count() > 0
+    second.__exit__(None, None, None)
+    assert gc.get_freeze_count() == 0
+
+
+def test_pictures_are_encoded_where_a_thread_may_not_be_made_nicer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(session.os, "setpriority", forbidden)
+    with ThreadPoolExecutor(1, initializer=session._give_way) as pool:
+        assert pool.submit(len, "one").result() == 3
 
 
 def test_a_picture_that_does_not_encode_fails_its_question_alone() -> None:
