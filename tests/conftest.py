@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import hypothesis
-import pytest
+# A test run starts hundreds of processes. Each would compile our modules anew, and each worker rewrite every test
+# file's assertions, where no bytecode is kept.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 
 TESTS = Path(__file__).parent
 # Files that take longest, the longest first: a worker that came to one of them last would work on alone.
 LONGEST = (
-    "e2e/test_training_ranks.py",
-    "e2e/test_training_killed.py",
     "e2e/test_editing_files.py",
     "e2e/test_run_orchestration.py",
-    "e2e/test_training_compiled.py",
     "e2e/test_training_nodes.py",
+    "e2e/test_training_ranks.py",
+    "e2e/test_training_compiled.py",
     "e2e/test_killed_builds.py",
+    "e2e/test_training_killed.py",
     "e2e/test_many_workers.py",
+    "pipelines/test_compiled_pipeline.py",
+    "pipelines/test_cluster_pipelines.py",
+    "unit/benchmarks/test_gpu_benchmark.py",  # early: it collects garbage often, of which there is less then
     "unit/registry/test_registry.py",
-    "unit/benchmarks/test_gpu_benchmark.py",
-    "unit/lineage/test_dataset_versions.py",
     "unit/reports/test_reports_page.py",
-    "unit/benchmark/test_benchmark_run.py",
     "unit/tracking/test_delivery_to_mlflow.py",
-    "unit/lineage/test_differences.py",
     "unit/training/test_starts.py",
-    "unit/curation/test_weights.py",
-    "unit/lineage/test_contents.py",
-    "unit/training/test_parallelize.py",
-    "unit/training/test_trainer_options.py",
+    "unit/benchmark/test_benchmark_run.py",
     "unit/training/test_training_loop.py",
+    "unit/training/test_parallelize.py",
+    "unit/lineage/test_dataset_versions.py",
+    "unit/metrics/test_i3d.py",
+    "unit/training/test_trainer_options.py",
     "unit/curation/test_execution.py",
 )
 MadeOnce = Callable[[str, Callable[[Path], None]], Path]
@@ -54,18 +61,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+def pytest_collection() -> None:
+    """All files' imports make millions of objects that stay: there is nothing to collect among them."""
+    gc.disable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {TESTS / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_collection_finish() -> None:
-    """What all imports have made stays: the garbage collector need not look at it again and again."""
+    """What all imports have made stays: the garbage collector need not look at it again until the process ends."""
     gc.freeze()
-
-
-def pytest_sessionfinish() -> None:
-    gc.unfreeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,12 @@ REMOTE = "store"
 DATASET = "dataset"
 VERSION_FILE = "version.json"
 REMOTE_VARIABLE = "KIWI_DVC_REMOTE"
+# What `dvc init` makes besides the configuration, which takes it a second of importing.
+_NEW_REPOSITORY = {
+    ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
+    ".dvcignore": "# Add patterns of files dvc should ignore, which could improve\n"
+    "# the performance. Learn more at\n# https://dvc.org/doc/user-guide/dvcignore\n",
+}
 
 
 def list_versions(repository: Path) -> list[dict[str, Any]]:
@@ -76,8 +82,10 @@ def open_repository(repository: Path, folder_remote: Path) -> None:
         git(None, "init", "--quiet", "--initial-branch=main", "--template=", str(repository))
     for key, value in (("user.name", "kiwi"), ("user.email", "kiwi@localhost"), ("commit.gpgsign", "false")):
         git(repository, "config", "--local", key, value)
-    if not (repository / ".dvc" / "config").exists() or not (repository / ".dvcignore").exists():
-        dvc(repository, "init", "--quiet", "--force")
+    for name, text in _NEW_REPOSITORY.items():
+        if not (repository / name).exists():
+            (repository / name).parent.mkdir(exist_ok=True)
+            _write(repository / name, text)
     said = f"[core]\n    analytics = false\n    check_update = false\n    remote = {REMOTE}\n"
     said += f"[cache]\n    type = hardlink,copy\n['remote \"{REMOTE}\"']\n    url = {remote}\n"
     _write(repository / ".dvc" / "config", said)

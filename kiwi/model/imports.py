@@ -11,6 +11,7 @@ later sets KIWI_LIGHT_IMPORTS=0, and nothing is put off.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -114,11 +115,23 @@ def import_parts() -> None:
     """Imports the stock classes that every editor is made of; where they are there already, it does nothing."""
     if switched_off() or ("peft" in sys.modules and f"{TRANSFORMERS}.{WAN}" in sys.modules):
         return
-    with light_imports():
+    with light_imports(), _nothing_collected():
         if TRANSFORMERS not in sys.modules:
             _import_wan_alone()
         from peft import inject_adapter_in_model  # noqa: F401
         from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration  # noqa: F401
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """What importing makes stays: the garbage collector would go through all of it again and again, in vain."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _import_wan_alone() -> None:

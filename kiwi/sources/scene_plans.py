@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,8 +116,8 @@ def plan_of(settings: SourceSettings, position: int, kind: str) -> Plan:
     rng = np.random.default_rng([settings.seed, position])
     ground = ground_colour(rng)
     names = [name for name, rgb in COLOURS.items() if _apart(rgb, ground) > 95.0]
-    picked = [str(name) for name in rng.permutation(names)]
-    shapes = [str(rng.choice(SHAPES)) for _ in range(4)]
+    picked = _shuffled(rng, names)
+    shapes = [_any_of(rng, SHAPES) for _ in range(4)]
     low, high = 0.125 * settings.size, 0.1875 * settings.size
     radii = [float(rng.uniform(low, high)) for _ in range(2)]
     things = [(picked[0], shapes[0], radii[0])]
@@ -125,13 +127,13 @@ def plan_of(settings: SourceSettings, position: int, kind: str) -> Plan:
     if kind == "swap" and rng.random() < 0.25:
         words["new_shape"] = words["shape"]
     if kind == "background":
-        new, wrong = rng.permutation(sorted(PLAIN_BACKGROUNDS))[:2]
-        words |= {"new": str(new), "wrong": str(wrong)}
+        new, wrong = _shuffled(rng, sorted(PLAIN_BACKGROUNDS))[:2]
+        words |= {"new": new, "wrong": wrong}
     if kind == "style":
-        new, wrong = rng.permutation(STYLES)[:2]
-        words |= {"new": str(new), "wrong": str(wrong)}
+        new, wrong = _shuffled(rng, STYLES)[:2]
+        words |= {"new": new, "wrong": wrong}
     words["side"] = "left" if rng.random() < 0.5 else "right"
-    template = str(rng.choice(_WORDING["outline" if adds_outline(settings, kind) else kind]))
+    template = _any_of(rng, _WORDING["outline" if adds_outline(settings, kind) else kind])
     prompt = _sentence(template, words)
     wrong = _sentence(template, words | {"new": words["wrong"]})
     outlined = adds_outline(settings, kind)
@@ -158,9 +160,19 @@ def ground_colour(rng: np.random.Generator, vivid: bool = False) -> tuple[int, i
     """The mean colour of a background: muted, so that objects stand out."""
     level = rng.uniform(60, 190)
     tint = rng.normal(0, 26 if vivid else 14, 3)
-    red, green, blue = np.clip(level + tint - tint.mean(), 30, 225)
-    return int(red), int(green), int(blue)
+    mean = sum(tint.tolist()) / 3
+    red, green, blue = (int(min(max(level + part - mean, 30), 225)) for part in tint.tolist())
+    return red, green, blue
 
 
+# Plans are made by the thousand: NumPy's calls on three numbers or names would take longer than all else.
 def _apart(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
-    return float(np.linalg.norm(np.subtract(one, other)))
+    return math.dist(one, other)
+
+
+def _any_of(rng: np.random.Generator, names: Sequence[str]) -> str:
+    return names[int(rng.integers(len(names)))]
+
+
+def _shuffled(rng: np.random.Generator, names: Sequence[str]) -> list[str]:
+    return [names[place] for place in rng.permutation(len(names)).tolist()]

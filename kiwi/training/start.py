@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from kiwi.configuration import ModelSettings, SourceSettings
 from kiwi.model.editor import KiwiEditModel
 from kiwi.sources.procedural import list_procedural
@@ -16,4 +18,9 @@ def initial_model(settings: ModelSettings) -> KiwiEditModel:
     """
     from kiwi.model.start import new_editor
 
-    return new_editor(settings, (pair.prompt for pair in list_procedural(TOKENIZER_CORPUS)))
+    return new_editor(settings, _sentences())
+
+
+@cache
+def _sentences() -> tuple[str, ...]:
+    return tuple(pair.prompt for pair in list_procedural(TOKENIZER_CORPUS))

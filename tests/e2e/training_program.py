@@ -1,7 +1,9 @@
 """Trains a tiny editor on a cache of random latents: `[torchrun …] training_program.py FOLDER OUT [SETTINGS]`.
 
 A program of its own, so that torchrun can start it on several ranks, and so that trainings can be forks of a process
-that has imported everything and started no thread. The cache is a fake, written through the real writer: what latents
+that has imported everything and started no thread: without arguments it reads {"folder", "out", "ranks", "said"} line
+by line, trains on forks that have the variables torchrun gives its processes, and answers each with the exit codes.
+What the forks say on stderr is in OUT.log. The cache is a fake, written through the real writer: what latents
 say does not matter to what is tested, which is that the same ones give the same losses.
 
 SETTINGS is JSON: "stage" and "trainer" settings; "stop_after", a step after which the training is left as by an
@@ -12,7 +14,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import sys
+import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,10 +111,65 @@ def trained(folder: Path, said: dict[str, Any], model: KiwiEditModel | None = No
         return progress.losses if ranks.first else None
 
 
-if __name__ == "__main__":
+def run(folder: Path, out: Path, said: dict[str, Any]) -> None:
     try:
-        found = trained(Path(sys.argv[1]), json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
+        found = trained(folder, said)
     except Left:
         os._exit(0)  # without the farewells of a process group that the other rank has left
     if found is not None:
-        Path(sys.argv[2]).write_text(json.dumps(found))
+        out.write_text(json.dumps(found))
+
+
+def forked(rank: int, port: int, job: dict[str, Any]) -> int:
+    """The number of a fork that trains as one of a job's ranks, and ends with 0 when it has."""
+    child = os.fork()
+    if child:
+        return child
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["ranks"], "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update({name: str(value) for name, value in {**names, "MASTER_PORT": port}.items()})
+    status = 1
+    try:
+        os.dup2(os.open(f"{job['out']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        run(Path(job["folder"]), Path(job["out"]), job["said"])
+        status = 0
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def all_ended(children: list[int]) -> list[int]:
+    """The exit codes of all; where one fails, the others are killed, for they would wait for it."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(children):
+        for child in children:
+            ended, status = (0, 0) if child in codes else os.waitpid(child, os.WNOHANG)
+            if ended:
+                codes[child] = os.waitstatus_to_exitcode(status)
+                for other in children if codes[child] else []:
+                    if other not in codes:
+                        os.kill(other, signal.SIGKILL)
+        time.sleep(0.01)
+    return [codes[child] for child in children]
+
+
+def serve() -> None:
+    import torch._dynamo
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp  # noqa: F401
+
+    initial_model(ModelSettings())  # imports what it is made of
+    for line in sys.stdin:
+        job = json.loads(line)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        print(all_ended([forked(rank, port, job) for rank in range(job["ranks"])]), flush=True)
+    os._exit(0)  # without taking apart all that was imported
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
+    else:
+        serve()

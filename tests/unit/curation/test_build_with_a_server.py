@@ -66,7 +66,7 @@ def test_a_build_by_a_server_keeps_what_it_said_and_asks_nothing_twice(
     assert set(rows["score_name"]) == {"vlm_score"}
     assert result["quadruplets"] == lenient["quadruplets"]
     curators = json.loads(rows["curator"][0])
-    assert curators["score"].startswith("vlm-1-scripted")
+    assert curators["score"].startswith("vlm-2-scripted")
     assert curators["segment"].startswith("classical")
     assert (
         sum(each["service_requests"] for each in spent) == 2 * 2 * 8

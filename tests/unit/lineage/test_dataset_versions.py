@@ -15,6 +15,7 @@ import pytest
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import UsageError
 from kiwi.lineage import LineageError, describe, list_versions, process, publish_dataset, pull
+from kiwi.lineage.repository import open_repository
 from kiwi.tracking import read_records, silent, task_run
 from kiwi.workspace import Workspace, read_json
 
@@ -69,6 +70,19 @@ def test_a_published_dataset_is_a_tagged_commit_and_the_task_says_so(published: 
     assert Path(str(first["path"])) == root / "demo" / "data" / "dataset"
 
 
+@pytest.mark.usefixtures("real_processes")
+def test_a_new_repository_has_the_files_of_one_that_dvc_makes(tmp_path: Path) -> None:
+    for place in (tmp_path / "ours", tmp_path / "dvcs"):
+        place.mkdir()
+    open_repository(tmp_path / "ours", tmp_path / "remote")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path / "dvcs", check=True)
+    process.dvc(tmp_path / "dvcs", "init", "--quiet")
+    for name in (".dvc/.gitignore", ".dvcignore"):
+        assert (tmp_path / "ours" / name).read_text() == (tmp_path / "dvcs" / name).read_text()
+    listed = subprocess.run(["git", "ls-files"], cwd=tmp_path / "dvcs", capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == [".dvc/.gitignore", ".dvc/config", ".dvcignore"], "and it makes no other"
+
+
 def test_the_same_bytes_are_the_same_version_and_others_the_next(published: Published) -> None:
     configuration, _, (first, again, second) = published
     assert again == first
@@ -99,6 +113,7 @@ def test_dvc_pull_works_in_a_fresh_clone_beside_the_remote_after_a_move(copied: 
     assert describe(clone / "dataset")["digest"] == list_versions(clone)[-1]["digest"]
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_what_the_remote_lacks_is_an_error_and_leaves_no_folder(copied: tuple[RunConfiguration, Path]) -> None:
     configuration, root = copied
     for path in (root / "demo" / "dvc-remote").rglob("*"):
@@ -177,6 +192,7 @@ def test_a_killed_process_leaves_no_half_version(copied: tuple[RunConfiguration,
     assert (said["version"], said["digest"]) == ("refvie/v3", describe(folder)["digest"])
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_publishing_heeds_neither_git_variables_nor_user_configuration_and_leaves_the_checkout_alone(
     make_configuration: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kiwi.configuration import RunConfiguration
-from kiwi.tracking import TrackingUnavailable, list_runs, print_tree, send, task_run
+from kiwi.tracking import TrackingUnavailable, list_runs, print_tree, send, server, task_run
 from kiwi.tracking.server import connect
 
 Make = Callable[..., RunConfiguration]
@@ -125,7 +125,10 @@ def test_a_server_that_is_away_loses_nothing_and_is_given_up_on_soon(
     assert list_runs(configuration.tracking_uri, "kiwi")[0]["tasks"][0]["metrics"]["loss"] == 1.0
 
 
-def test_a_locked_database_is_a_server_that_is_away(configuration: RunConfiguration, tmp_path: Path) -> None:
+def test_a_locked_database_is_a_server_that_is_away(
+    configuration: RunConfiguration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "ANSWER_SECONDS", 0.2)
     _work(configuration)
     holder = sqlite3.connect(tmp_path / "tracking" / "mlflow.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")

@@ -85,7 +85,7 @@ def serving(make_study: Callable[..., Study], signer: Signer, tmp_path: Path) ->
 
     yield serve
     for server, thread, store in running:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True  # open connections are not waited for
         thread.join()
         store.close()
 
