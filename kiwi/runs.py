@@ -22,6 +22,7 @@ Status = Literal["running", "finished", "failed", "interrupted"]
 Kind = Literal["new", "resumed", "again"]
 CLUSTER = "kfp"
 DATASETS = "process"  # the backend of `kiwi data build`, which trains nothing
+PROBE = ".writable."  # and a process number: a file that is there for an instant
 
 
 class AtWork(UsageError):  # noqa: N818
@@ -147,7 +148,7 @@ def check_writable(root: Path) -> None:
     remedy = "name a folder that you can write to with --workdir"
     if root.exists() and not root.is_dir():
         raise UsageError(f"work folder {root} is a file", remedy)
-    probe = root / f".writable.{os.getpid()}"
+    probe = root / f"{PROBE}{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -178,7 +179,8 @@ def _check_holder(workspace: Workspace, configuration: RunConfiguration, backend
     """A folder of datasets alone (DATASETS) takes other settings too: what they share is found again."""
     root = workspace.root
     if not workspace.run_record.exists():
-        others = sorted(path.name for path in root.iterdir() if path.name not in (".lock", ".record.lock"))
+        names = sorted(path.name for path in root.iterdir() if path.name not in (".lock", ".record.lock"))
+        others = [name for name in names if not name.startswith(PROBE)]  # of somebody who starts at the same moment
         if others:
             raise UsageError(
                 f"work folder {root} is not empty and holds no run ({', '.join(others[:3])})",

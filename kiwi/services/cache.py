@@ -64,17 +64,22 @@ class ReplyCache:
     def put(self, key: str, completion: Completion) -> None:
         """Keeps a completion; the last one put stays. Raises ServiceError where there is no room to write."""
         text = completion.dump()
+        full: dict[str, str] = {}
         with self._lock:
             self._database.put([(key, text)])
             if self._segments:
                 self._fresh[key] = text
-        if len(self._fresh) >= SEGMENT:
-            self.flush()
+            if len(self._fresh) >= SEGMENT:  # within the lock, so that one thread alone finds it full
+                full, self._fresh = self._fresh, {}
+        self._write(full)
 
     def flush(self) -> None:
         """Writes what is not at its address yet, as one segment. A local folder has nothing left to write."""
         with self._lock:
             fresh, self._fresh = self._fresh, {}
+        self._write(fresh)
+
+    def _write(self, fresh: dict[str, str]) -> None:
         if not fresh:
             return
         try:

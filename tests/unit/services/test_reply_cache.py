@@ -6,6 +6,8 @@ import gzip
 import json
 import multiprocessing
 import sqlite3
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,26 @@ def test_an_address_gets_few_files_and_none_is_written_twice(monkeypatch: pytest
     cache.flush()
     assert len(written) == len(set(written)) == 3
     assert all(path.startswith(f"{ADDRESS}/score-1/") for path in written)
+
+
+def test_threads_that_fill_a_segment_at_the_same_moment_write_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store so slow, and a lock after which threads change so often, that others put while one finds it full."""
+    sizes: list[int] = []
+    monkeypatch.setattr(storage, "list_files", lambda folder: [])
+    monkeypatch.setattr(
+        storage, "write_bytes", lambda path, data: sizes.append(len(gzip.decompress(data).splitlines()))
+    )
+    monkeypatch.setattr("kiwi.services.cache.SEGMENT", 10)
+    cache = ReplyCache(ADDRESS, "n")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: cache.put(f"{number}", completion(f"{number}")), range(2000)))
+    finally:
+        sys.setswitchinterval(before)
+    cache.flush()
+    assert sizes == [10] * 200
 
 
 def test_replies_of_a_segment_that_could_not_be_written_are_written_with_the_next(

@@ -12,7 +12,7 @@ from kiwi.cluster import opening
 from kiwi.cluster.opening import open_run
 from kiwi.configuration import RunConfiguration
 from kiwi.errors import UsageError
-from kiwi.runs import claim, record_end
+from kiwi.runs import PROBE, claim, record_end
 from kiwi.workspace import Workspace, read_json
 
 Make = Callable[..., RunConfiguration]
@@ -65,6 +65,15 @@ def test_a_folder_that_another_run_is_just_opening_is_waited_for(
     other.join(20)
     attempts = read_json(Workspace.of(configuration).run_record)["attempts"]
     assert [attempt["id"] for attempt in attempts] == ["ann", "bob"]
+
+
+def test_a_file_by_which_another_start_tries_the_folder_is_no_other_use_of_it(make_configuration: Make) -> None:
+    configuration = make_configuration()
+    root = Workspace.of(configuration).root
+    root.mkdir(parents=True, exist_ok=True)
+    (root / f"{PROBE}4711").touch()
+    with claim(configuration, "kfp", "ann") as attempt:
+        assert attempt.kind == "new"
 
 
 def test_a_second_run_takes_no_verdict_from_one_that_is_at_work_and_forgets_one_that_is_over(
