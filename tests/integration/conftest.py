@@ -185,7 +185,7 @@ def gateway() -> Iterator[Gateway]:
     service.stop()
 
 
-def _started(tries: int = 3) -> Gateway:
+def _started(tries: int = 5) -> Gateway:
     """A gateway that runs; on a busy machine a port may be taken meanwhile, or a daemon give up too early."""
     for attempt in range(1, tries + 1):
         # a short path: that of a Unix socket has 107 characters
